@@ -1,6 +1,7 @@
-"""llama.cpp's side of benchmarks/cpu.py: MODEL THREADS wall|cpu [plain].
+"""llama.cpp's side of benchmarks/cpu.py: MODEL THREADS wall|cpu [plain|"" [ROW ...]].
 
-plain: no repacked buffers (use where AMX is announced but crashes). Same steps as cpu_ours.py.
+plain: no repacked buffers (use where AMX is announced but crashes). ROW: only
+these rows. Same steps as cpu_ours.py.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ import llama_cpp as llama
 import numpy as np
 
 
-def main(path: str, threads: int, clock: str, plain: bool) -> None:
+def main(path: str, threads: int, clock: str, way: str = "", *wanted: str) -> None:
     now = time.process_time if clock == "cpu" else time.perf_counter
     quiet = llama.llama_log_callback(lambda level, text, data: None)
     llama.llama_log_set(quiet, ctypes.c_void_p(0))
     llama.llama_backend_init()
     params = llama.llama_model_default_params()
-    params.use_extra_bufts = not plain
+    params.use_extra_bufts = way != "plain"
     model = llama.llama_model_load_from_file(path.encode(), params)
     vocab = llama.llama_vocab_n_tokens(llama.llama_model_get_vocab(model))
     batch = llama.llama_batch_init(2048, 0, 1)
@@ -67,14 +68,14 @@ def main(path: str, threads: int, clock: str, plain: bool) -> None:
     rate(1, 16, 8)
     prefill()
     rows = {
-        "prefill_512": [prefill() for _ in range(3)],
-        "decode": [rate(1, 16, 64) for _ in range(3)],
-        "decode_at_512": [rate(1, 512, 32) for _ in range(2)],
-        "decode_8": [rate(8, 16, 32) for _ in range(2)],
+        "prefill_512": lambda: [prefill() for _ in range(3)],
+        "decode": lambda: [rate(1, 16, 64) for _ in range(3)],
+        "decode_at_512": lambda: [rate(1, 512, 32) for _ in range(2)],
+        "decode_8": lambda: [rate(8, 16, 32) for _ in range(2)],
     }
-    sys.stdout.write(json.dumps({k: round(statistics.median(v), 1) for k, v in rows.items()}))
-    sys.stdout.write("\n")
+    found = {k: round(statistics.median(rows[k]()), 1) for k in rows if k in (wanted or rows)}
+    sys.stdout.write(json.dumps(found) + "\n")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), sys.argv[3], "plain" in sys.argv[4:])
+    main(sys.argv[1], int(sys.argv[2]), *sys.argv[3:])

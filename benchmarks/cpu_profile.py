@@ -7,7 +7,6 @@ barrier counts for the kernel before it. `RBEE_CPU_READING` shows what another w
 
 from __future__ import annotations
 
-import os
 import statistics
 import sys
 import time
@@ -18,20 +17,13 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.cpu_ours import BLOCK, CONTEXT, Sequences
+from benchmarks.cpu_model import BLOCK, CONTEXT, Sequences, built
 from rbee_worker.checkpoint import open_checkpoint
 from rbee_worker.machine import allowed_cores
-from rbee_worker.models import build_model, outline_model
-from rbee_worker.ops.cpu.backend.model import CpuModel, _whole
-from rbee_worker.ops.cpu.backend.ops import CpuOps
-from rbee_worker.ops.cpu.backend.outline import OutlineOps
+from rbee_worker.ops.cpu.backend.model import _whole
 from rbee_worker.ops.cpu.backend.recorded import trace
 from rbee_worker.ops.cpu.runtime.header import Shape
-from rbee_worker.ops.cpu.runtime.native import Library
-from rbee_worker.ops.cpu.runtime.readings import chosen
 from rbee_worker.ops.cpu.runtime.recorder import Call
-from rbee_worker.ops.cpu.runtime.team import Team
-from rbee_worker.ops.cpu.shared import isa
 from rbee_worker.ops.cpu.shared.regions import Words
 
 PROMPT, STEPS = 16, 40
@@ -75,15 +67,10 @@ def table(found: Sequence[Row]) -> str:
 
 
 def main(path: str, threads: int, bf16: bool) -> None:
-    library = Library(isa.choose(os.environ.get("RBEE_CPU_ISA", "")))
-    ckpt, outline = open_checkpoint(path), OutlineOps(bf16=bf16)
-    kernels = outline.needed(outline_model(ckpt, outline), SINGLE)
-    readings = chosen(library, kernels).readings
-    ops = CpuOps(library, Team(library, threads), bf16=bf16, readings=readings)
-    decoder = build_model(ckpt, ops)
-    stages = _whole(decoder, SINGLE)
-    calls = trace(decoder.groups, decoder.width, ops, SINGLE, stages)[0].entries
-    model = CpuModel(decoder, ops, Shape(PROMPT, 1, CONTEXT, BLOCK, "f16"))
+    shape = Shape(PROMPT, 1, CONTEXT, BLOCK, "f16")
+    model = built(open_checkpoint(path), shape, threads, bf16)
+    decoder, stages = model.decoder, _whole(model.decoder, SINGLE)
+    calls = trace(decoder.groups, decoder.width, model.ops, SINGLE, stages)[0].entries
     seqs, times, micros = Sequences(model, 1), list[Words](), list[float]()
     seqs.feed([list(range(100, 100 + PROMPT))], 0)
     for step in range(STEPS):

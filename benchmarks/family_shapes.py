@@ -123,6 +123,11 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = {
     "starcoder2": _FOUR_TIMES,
     "olmoe": {"intermediate_size": 384, "num_experts": 32, "num_experts_per_tok": 4},
     "dots1": {k: v for k, v in _LATENT.items() if "lora" not in k and "head_dim" not in k},
+    "glm4_moe": {
+        **{k: v for k, v in _LATENT.items() if "lora" not in k and "head_dim" not in k},
+        "head_dim": 64,
+        "num_key_value_heads": 4,
+    },
     "exaone4": {"head_dim": 64},
     "arcee": _FOUR_TIMES,
     "seed_oss": {"head_dim": 64},

@@ -30,7 +30,8 @@ from rbee_worker.config import Settings
 from rbee_worker.engine.engine import Engine
 from rbee_worker.engine.messages import Finished, PromptScores, Stats, Submit, Tokens
 from rbee_worker.loading.load import load_engine
-from rbee_worker.types import ModelInfo, SamplingParams
+from rbee_worker.model_info import ModelInfo
+from rbee_worker.types import SamplingParams
 
 BIG, SMALL = "llama-8b", "llama-1b"
 DRAWN = {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "repetition_penalty": 1.1}
@@ -296,7 +297,7 @@ def families(names: Sequence[str] = (), *, compile_only: bool = False) -> None:
     from rbee_worker.ops.cuda.device_ops import NATIVE
     from rbee_worker.ops.cuda.model import CudaModel
 
-    ours = {*NATIVE, "product", "attend_packed", "split", "concat", "add", "act"}
+    ours = {*NATIVE, "product", "attend_packed", "each", "norm_and", "routed", "split"}
     for family in names or FAMILIES:
 
         def measured(family: str = family) -> None:
@@ -311,7 +312,7 @@ def families(names: Sequence[str] = (), *, compile_only: bool = False) -> None:
             gauge: Any = engine._figures.gauge
             share = gauge.floor_s([256]) * rate
             counts = ", ".join(f"{n} {c}" for n, c in model.fused.items() if c)
-            others = sorted({n.op for n in model._whole.graph.nodes} - ours)
+            others = sorted({n.op for n in model._whole.plain.graph.nodes} - ours)
             say(f"{family:<16} {rate:7.0f} tok/s, floor {share:4.2f} | {counts} | {others}")
 
         guarded(measured, family)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import sys
 import traceback
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
-import triton
-from triton.runtime.jit import JITFunction
+
+from rbee_worker.ops.cuda.tuning import compiling
+
+__all__ = ["compiling", "elapsed", "guarded", "say", "seconds"]
 
 
 def say(text: str) -> None:
@@ -32,25 +31,6 @@ def guarded(call: Callable[[], Any], name: str = "") -> Any:
             f"FAILED {name} {type(error).__name__} {str(error)[:300]!r} {place.name}:{place.lineno}"
         )
         return None
-
-
-@contextmanager
-def compiling() -> Iterator[None]:
-    """Kernels launched inside are compiled in parallel, and not run."""
-    run = JITFunction.run
-
-    def dry(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
-        return run(self, *args, grid=grid, warmup=True, **kwargs)
-
-    JITFunction.run = dry
-    try:
-        with (
-            ThreadPoolExecutor(os.cpu_count()) as pool,
-            triton.AsyncCompileMode(pool, ignore_errors=True),
-        ):
-            yield
-    finally:
-        JITFunction.run = run
 
 
 def seconds(launches: Callable[[], None], replays: int = 15) -> float:

@@ -1,21 +1,24 @@
 """The cache in fewer bits on the CPU: what it changes, and what long contexts cost.
 
     python -m benchmarks.kv_cache quality MODEL
-    python -m benchmarks.kv_cache speed MODEL.gguf --lengths 512 8192 32768
+    python -m benchmarks.kv_cache speed MODEL.gguf --lengths 512 8192 32768 [--peer-python PYTHON]
 
 quality: perplexity, KL divergence and the share of equal most likely tokens, beside a cache in
 float32, over texts of this repository.
 
 speed: one decoding step after so many tokens, and a step of 512 rows that ends there (a prompt's
 last part; the first parts cost less), with the share of it that attention takes: what it takes
-more than at the beginning. The cache is not filled first: how long a step takes depends on how many
-keys there are, not on what they are.
+more than at the beginning. The cache holds one block of real keys and values over and over: how
+long a step takes depends on how many there are, not on what they are. Last llama.cpp's figures with
+flash attention.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -30,6 +33,7 @@ from benchmarks.gguf_copy import write_copy
 from rbee_worker.engine.messages import Submit
 from rbee_worker.engine.scheduler import Chunk, Plan
 from rbee_worker.library import Model
+from rbee_worker.machine import allowed_cores
 from rbee_worker.types import SamplingParams
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -89,8 +93,17 @@ def step_s(model: Model, before: int, rows: int, rounds: int) -> float:
     return statistics.median(times[rounds > 1 :])
 
 
-def speed(source: Path, lengths: list[int]) -> None:
-    """Print the table of `speed`."""
+def fill(model: Model) -> None:
+    """Every block of the cache with what the first written one holds. (Memory that was never
+    written is one page of zeros, which stays in the processor's own cache.)"""
+    memory = model._running().runner._memory.memory
+    for array in (a for paged in memory for a in (paged.k, paged.v)):
+        written = next(n for n in range(1, array.shape[1]) if array[:, n].any())
+        array[:] = array[:, written : written + 1]
+
+
+def speed(source: Path, lengths: list[int], peer: str) -> None:
+    """Print the table of `speed`; peer: a Python that has llama.cpp, or nothing."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "long.gguf")
         most = max(lengths) + ROWS
@@ -101,6 +114,7 @@ def speed(source: Path, lengths: list[int]) -> None:
                 token_budget=ROWS, prefix_cache=False,
             ) as model:  # fmt: skip
                 first = step_s(model, 0, ROWS, 3)
+                fill(model)
                 for length in lengths:
                     decode = step_s(model, length - 1, 1, 7)
                     last = step_s(model, max(length - ROWS, 0), ROWS, 1 + 2 * (length < 10_000))
@@ -110,6 +124,20 @@ def speed(source: Path, lengths: list[int]) -> None:
                         f"{max(1 - first / last, 0):.2f} of it\n"
                     )
                     sys.stdout.flush()
+        if not peer:
+            return
+        program = [peer, str(Path(__file__).with_name("kv_cache_llamacpp.py")), str(path)]
+        words = [str(n) for n in (allowed_cores(), *lengths)]
+        running = subprocess.Popen(program + words, stdout=subprocess.PIPE, text=True)
+        assert running.stdout is not None
+        for found in map(json.loads, running.stdout):
+            sys.stdout.write(
+                f"llama.cpp {found['what']} tokens: decode {found['decode']:7.1f} tok/s, prompt's "
+                f"last {ROWS} rows {found['last']:7.1f} tok/s\n"
+            )
+            sys.stdout.flush()
+        if running.wait():
+            raise SystemExit(f"llama.cpp ended with {running.returncode}")
 
 
 def main() -> None:
@@ -121,9 +149,10 @@ def main() -> None:
     two = sub.add_parser("speed")
     two.add_argument("model", type=Path)
     two.add_argument("--lengths", type=int, nargs="+", default=[ROWS, 8192, 32768])
+    two.add_argument("--peer-python", default="")
     args = parser.parse_args()
     if args.what == "speed":
-        speed(args.model, args.lengths)
+        speed(args.model, args.lengths, args.peer_python)
         return
     for kind, (perplexity, kl, same) in quality(args.model, args.tokens).items():
         sys.stdout.write(

@@ -7,6 +7,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -75,6 +76,12 @@ class LiveWorker:
         """Every sample without labels of /metrics."""
         rows = (row.split() for row in (await self.http.get("/metrics")).text.splitlines())
         return {row[0]: float(row[1]) for row in rows if len(row) == 2 and "{" not in row[0]}
+
+    async def labelled(self, name: str) -> Counter[str]:
+        """The samples of a counter with one label, by the label's value."""
+        told = (await self.http.get("/metrics")).text
+        rows = re.findall(rf'^{name}{{\w+="([^"]*)"}} (\S+)$', told, re.M)
+        return Counter({value: int(float(count)) for value, count in rows})
 
 
 def figures(pid: int) -> Figures:

@@ -34,7 +34,7 @@ async def once(settings: Settings, way: str, tokens: int) -> dict[str, float]:
     host = ProcessHost("benchmarks.restart_engine")
     client = EngineClient(settings, host)
     began_s = time.monotonic()
-    client._task = asyncio.create_task(client._run(None))
+    client._engine.begin()
     try:
         await client.ready()
         first_s = time.monotonic() - began_s

@@ -2,11 +2,13 @@
 
 Clients of every API ask, cancel, leave, read slowly, resume and send nonsense, while the engine is
 killed, stopped and hung, helper processes are killed, the clock jumps and the journal's disk fills
-up. Every finished answer is compared with the same request's answer alone, before all this. In the
-second half no engine is ended, so that the memory of one that lives long can be seen. At the end,
-when nothing is asked any more, everything must be back where it was. It goes on beyond its time
-until everything has happened at least once. Prints one table and plots; exit code 1 where something
-is not as it must be.
+up. Every engine that is lost is told by its reason, and the log's lines of those that no trouble
+ended: on a machine with much other work, a step may take longer than the time limit that it has
+here. Every finished answer is compared with the same request's answer alone, before all this. After
+a third of its time no engine is ended any more, so that the memory of one that lives long can be
+seen. At the end, when nothing is asked any more, everything must be back where it was. It goes on
+beyond its time until everything has happened at least once. Prints one table and plots; exit code 1
+where something is not as it must be.
 
 Nothing that is judged depends on how fast the machine is: where a time says when to stop waiting,
 it only delays a verdict.
@@ -26,7 +28,7 @@ from typing import Any
 
 from benchmarks.adapters import write_adapter
 from benchmarks.live_worker import LiveWorker, live_worker, percentile
-from benchmarks.soak_load import ADAPTER, Load
+from benchmarks.soak_load import ADAPTER, CACHE_TOKENS, Load
 from benchmarks.soak_plot import plot
 from benchmarks.soak_trouble import STEP_TIMEOUT_S, Trouble, clock, small_disk
 from benchmarks.soak_watch import (
@@ -34,7 +36,9 @@ from benchmarks.soak_watch import (
     PATIENCE_S,
     Samples,
     at_rest,
+    grown,
     is_more,
+    kept_mb_per_hour,
     mb_per_hour,
     minutes,
     own_shm,
@@ -45,6 +49,9 @@ from benchmarks.soak_watch import (
 MOST_MB_PER_HOUR = 1.0
 LONG_MINUTES = 20  # a run of at least this is judged by its memory: shorter ones see too little
 LONGEST = 4  # times its minutes, until what has not happened is a fault
+UNEXPLAINED = "engines that no trouble ended, by reason"
+# Reasons for which no engine may be lost unless it is made to: not the machine's, as others are.
+OURS = ("crashed", "failed")
 RANK, SCALE = 8, 200  # of the adapter: it changes answers
 
 
@@ -59,6 +66,7 @@ async def soak(args: argparse.Namespace, errors: Path) -> dict[str, Any]:
     async with small_disk() as journal:
         options = ["--threads", str(args.threads), "--step-timeout", str(STEP_TIMEOUT_S)]
         options += ["--speculate", "ngram", "--keep-jobs-s", "86400", "--keep-jobs", str(KEPT)]
+        options += ["--kv-tokens", str(CACHE_TOKENS)]
         options += ["--lora", f"{ADAPTER}={folder / 'adapter'},scale={SCALE}"]
         options += ["--journal", str(journal)] if journal is not None else []
         env = faked.env if faked is not None else {}
@@ -106,7 +114,7 @@ async def _disturbed(
 
     def kills() -> bool:
         nonlocal calm_s
-        if calm_s is None and now() >= seconds / 2 and not trouble.missing():
+        if calm_s is None and now() >= seconds / 3 and not trouble.missing():
             calm_s = now()
         return calm_s is None
 
@@ -116,7 +124,8 @@ async def _disturbed(
         long = (
             seconds < LONG_MINUTES * 60 or minutes(warm_engine(samples.engine)) * 60 > seconds / 4
         )
-        return now() >= seconds and not kills() and not load.missing() and long
+        done = not load.missing() and not trouble.missing_in_calm()
+        return now() >= seconds and not kills() and done and long
 
     tasks = load.tasks()
     making = asyncio.create_task(trouble.run(lambda: load.over, kills))
@@ -131,6 +140,7 @@ async def _disturbed(
     sampling.cancel()
     await load.again()
     after = await at_rest(worker, before)
+    lost, ended = await worker.labelled("rbee_engines_lost_total"), trouble.ended()
     warm, lived = warm_server(samples.server), warm_engine(samples.engine)
     return {
         "minutes": round(now() / 60, 1),
@@ -138,9 +148,13 @@ async def _disturbed(
         "refusals and ends": dict(load.checked.told),
         "streams resumed": load.clients.resumed,
         "troubles": dict(trouble.counts),
-        "never happened": trouble.missing() + load.missing(),
+        "troubles since engines are not ended any more": dict(trouble.calm_counts),
+        "never happened": trouble.missing() + trouble.missing_in_calm() + load.missing(),
         "never ended": [trouble.current] if endless else [],
         "restarts": (await worker.metrics())["rbee_engine_restarts_total"],
+        "engines lost, by reason": dict(+lost),
+        "of these ended by troubles, with those before it began": dict(+ended),
+        UNEXPLAINED: dict(lost - ended),
         "recovery_s": {
             f"p{int(share * 100)}": round(percentile(trouble.recoveries or [0.0], share), 2)
             for share in (0.5, 0.99)
@@ -157,10 +171,14 @@ async def _disturbed(
             round(warm[0].at / 60, 1) if warm else None,
             minutes(warm),
         ],
+        "server: MB an hour of what finished jobs take": kept_mb_per_hour(warm),
+        "server: mappings that grew": grown(warm),
         "engine_mb_per_hour": mb_per_hour(lived),
         "engine: minutes of that slope": minutes(lived),
+        "engine: mappings that grew": grown(lived),
         "plots": [
             plot("server, MB", [(s.at, s.mb) for s in samples.server]),
+            plot("finished jobs that it keeps, MB", [(s.at, s.kept / 1e6) for s in samples.server]),
             plot("engine, MB", [(s.at, s.mb) for s in samples.engine]),
             plot("server, descriptors", [(s.at, s.figures.files) for s in samples.server]),
         ],
@@ -177,6 +195,11 @@ def faults_of(found: dict[str, Any], asked_minutes: float) -> list[str]:
     ]
     for what in ("never happened", "never ended"):
         faults += [f"it {what}: {name}" for name in found[what]]
+    faults += [
+        f"engines that were lost by themselves ({reason}): {found[UNEXPLAINED][reason]}"
+        for reason in OURS
+        if reason in found[UNEXPLAINED]
+    ]
     if found["left in /dev/shm"]:
         faults.append(f"left in /dev/shm: {', '.join(found['left in /dev/shm'])}")
     if asked_minutes >= LONG_MINUTES:
@@ -218,6 +241,11 @@ def main() -> None:
             sys.stdout.write(errors.read_text(errors="replace")[-4000:])
             raise
         said = errors.read_text(errors="replace").splitlines()
+    found["what its log says of them"] = [
+        line
+        for line in said
+        if "Starting another engine" in line and any(f"({r})" in line for r in found[UNEXPLAINED])
+    ]
     traces = [line for line in said if line.startswith("Traceback")]
     faults = faults_of(found, args.minutes)
     faults += [f"{len(traces)} tracebacks in its log"] if traces else []

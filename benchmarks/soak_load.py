@@ -62,15 +62,19 @@ BAD: list[tuple[str, Body]] = [
     ("/v1/messages", {"messages": [], "max_tokens": 5}),
     ("/v1/infer", {"prompt": "word " * 20000}),
 ]
+# A prompt that nobody has sent before is longer than a step, so that whatever a step needs has its
+# full size soon, and the cache is small, so that 20 such prompts have filled all of it.
+NEW_WORDS, WORDS = 600, ("bee", "sea", "red", "one", "day", "sun", "hat", "sky", "run", "old")
+CACHE_TOKENS = 4096
 JOBS = ("job", "adapter", "constrained")  # kinds that are asked for through the job API
 # How many clients send each kind; those of the last row do more than ask and compare.
 CLIENTS = {
     "job": 2, "adapter": 1, "constrained": 1, "completions": 2, "messages": 1, "infer": 1,
-    "embeddings": 1,
+    "embeddings": 1, "new": 1,
     "slow": 1, "cancelled": 1, "left": 1, "bad": 1,
 }  # fmt: skip
 ENDS = ("400", "cancelled in time")  # what must come of nonsense and of cancelling
-PAUSE_S = {"bad": 1.0}  # of a client between two requests, and of all others:
+PAUSE_S = {"bad": 1.0, "new": 4.0}  # of a client between two requests, at most; of all others:
 SHORT_S = 0.3
 SLOW_S = 0.15  # of a slow reader after each event
 ALIKE = ("text", "token_ids", "logprobs", "stop_reason", "data")  # what two answers have in common
@@ -140,6 +144,7 @@ class Load:
             "slow": self._slow,
             "cancelled": self._cancelled,
             "left": self._left,
+            "new": self._new,
             "bad": self._bad,
         }
         while not self.over:
@@ -221,6 +226,14 @@ class Load:
             async for _ in stream:
                 if self._dice.random() < 0.1:
                     break
+
+    async def _new(self) -> None:
+        """A prompt that nobody has sent before, and at once again: the cache has it then."""
+        prompt = " ".join(self._dice.choices(WORDS, k=NEW_WORDS))
+        body = {"prompt": prompt, "temperature": 0, "max_tokens": 4, "ignore_eos": True}
+        first, again = [await self._asked("infer", body) for _ in range(2)]
+        if first != again:
+            self.checked.fault("new", f"{str(first)[:150]} and then {str(again)[:150]}")
 
     async def _bad(self) -> None:
         path, body = BAD[self._dice.randrange(len(BAD))]

@@ -26,8 +26,13 @@ PAUSE_S = (1.0, 5.0)  # between two troubles
 # Of the file system that the journal lies on: much more than the journal can need, or it would be
 # full without our doing.
 JOURNAL_BYTES = 64_000_000
-# What a full disk cannot take: SQLite reuses what it has, so that small jobs alone need no more.
-LARGE = {"type": "object", "description": "x" * 250_000}
+WAL_HEADER, FRAME_HEADER = 32, 24  # bytes of SQLite's write-ahead log (its file format, section 4)
+# What the worker takes for the reason of an engine's end, by the trouble that ended it.
+LOSSES = {
+    "engine killed": "killed",
+    "engine crashed (SIGSEGV)": "crashed",
+    "engine stopped for good": "stopped",
+}
 JUMPS = ("+3600", "-3600", "+86400", "+0")  # seconds
 CLOSE_S = 600.0  # of a time: what a slow machine needs for one answer is less
 TEMPLATES, GRAMMARS = "render_child.py", "constraint_child.py"  # what those processes run
@@ -57,8 +62,9 @@ class Clock:
 
 
 class Trouble:
-    """counts: how often each was made, and had its effect. recoveries: seconds until the worker was
-    ready again. current: the one made last."""
+    """counts: how often each was made, and had its effect; calm_counts: those of them since engines
+    are not ended any more; warm_counts: those before, in `once`. recoveries: seconds until the
+    worker was ready again. current: the one made last."""
 
     def __init__(
         self, worker: LiveWorker, dice: random.Random, clock: Clock | None, journal: Path | None
@@ -82,6 +88,8 @@ class Trouble:
             "engine stopped for good": self._hung,
         }
         self.counts: Counter[str] = Counter(dict.fromkeys([*self._gentle, *self._fatal], 0))
+        self.calm_counts: Counter[str] = Counter(dict.fromkeys(self._gentle, 0))
+        self.warm_counts: Counter[str] = Counter()
 
     async def run(self, over: Callable[[], bool], kills: Callable[[], bool]) -> None:
         """Until `over`. kills: whether engines may be ended now. Each trouble comes once in a round
@@ -92,24 +100,37 @@ class Trouble:
             if not left:
                 left = [*self._gentle, *([*self._fatal, "engine killed"] if kills() else [])]
                 self._dice.shuffle(left)
-            name = left.pop()
-            if name in self._gentle or kills():
+            name, fatal = left.pop(), kills()
+            if name in self._gentle or fatal:
                 self.current = name
                 with suppress(ProcessLookupError):  # it has ended by itself
-                    self.counts[name] += await (self._gentle | self._fatal)[name]()
+                    done = await (self._gentle | self._fatal)[name]()
+                    self.counts[name] += done
+                    if not fatal:
+                        self.calm_counts[name] += done
 
     def missing(self) -> list[str]:
         """Troubles that have not been made yet."""
         return [name for name, count in self.counts.items() if count == 0]
 
+    def missing_in_calm(self) -> list[str]:
+        """Those that have not been made since engines are not ended any more."""
+        return [f"{name}, at last" for name, count in self.calm_counts.items() if count == 0]
+
     async def once(self) -> None:
         """Each once, so that what the first one leaves open belongs to the base."""
-        for make in (self._gentle | self._fatal).values():
-            done = False
+        for name, make in (self._gentle | self._fatal).items():
+            self.current, done = name, False
             while not done:
                 await asyncio.sleep(0.2)
                 with suppress(ProcessLookupError):
                     done = await make()
+            self.warm_counts[name] += 1
+
+    def ended(self) -> Counter[str]:
+        """Engines that were ended, by the reason for which the worker lost them."""
+        made = self.counts + self.warm_counts
+        return Counter({reason: made[name] for name, reason in LOSSES.items()})
 
     async def _killed(self, number: signal.Signals) -> bool:
         engine = self.worker.engine()
@@ -188,24 +209,53 @@ class Trouble:
         """Until the journal has noticed, and until it is written again."""
         assert self._journal is not None
         ballast = self._journal / "ballast"
+        asked = {"prompt": "One", "max_tokens": 1}
         try:
             while await self._written():
-                asked = {"prompt": "One", "max_tokens": 1, "json_schema": LARGE}
+                os.kill(self.worker.pid, signal.SIGSTOP)
+                try:
+                    cut_log(self._journal)
+                    fill(ballast)
+                finally:
+                    os.kill(self.worker.pid, signal.SIGCONT)
                 await self.worker.http.post("/v1/jobs", json=asked)
-                with suppress(OSError), ballast.open("ab") as file:
-                    while True:
-                        file.write(bytes(4096))
-                        file.flush()
                 await asyncio.sleep(0.1)
             await asyncio.sleep(self._dice.uniform(1, 5))
         finally:
-            ballast.unlink()
+            ballast.unlink(missing_ok=True)
         while not await self._written():
             await asyncio.sleep(0.2)
         return True
 
     async def _written(self) -> bool:
         return (await self.worker.metrics())["rbee_journal_working"] == 1
+
+
+def cut_log(journal: Path) -> None:
+    """Take from the journal's write-ahead log the room that it does not use just now, while its
+    process is stopped. SQLite goes on in that room, so that a full disk would be noticed by large
+    jobs alone; and these are kept in the worker's memory, which is to be judged.
+
+    Frames from the first one on that is not of the log's present turn (it has other salts) are what
+    an earlier turn has left.
+    """
+    for path in journal.glob("*-wal"):
+        with path.open("r+b") as log:
+            head = log.read(WAL_HEADER)
+            if len(head) < WAL_HEADER:
+                continue
+            frame = FRAME_HEADER + int.from_bytes(head[8:12], "big")
+            end = WAL_HEADER
+            while (told := log.read(frame)) and told[8:16] == head[16:24]:
+                end += frame
+            log.truncate(end)
+
+
+def fill(ballast: Path) -> None:
+    """Write to a file until its file system is full."""
+    with suppress(OSError), ballast.open("ab", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
 
 
 def clock(folder: Path) -> Clock | None:

@@ -18,6 +18,9 @@ from benchmarks.soak_load import CLIENTS, Checked
 from benchmarks.soak_plot import Series, slope
 
 SAMPLE_S = 2.0
+MAPPED_EVERY = 30  # samples: then a process's mappings are read too
+HUGE = "in huge pages"
+LEAST_BYTES = 100_000  # of a mapping's growth, to be told
 KEPT = 200  # jobs that the worker keeps: at most that many, however long ago they have ended
 TURNS = 2  # how often all kept jobs were replaced by others before the server is warm
 ANSWERS = 20  # of each kind of request, before a process is warm
@@ -31,13 +34,16 @@ POOL = 3 + min(32, (os.cpu_count() or 1) + 4)  # threads that the server may hav
 @dataclass(frozen=True)
 class Sample:
     """at: seconds; jobs: that were asked for; answers: fewest of any kind of request, so far; pid:
-    whose figures these are."""
+    whose figures these are; kept: bytes that finished jobs take, as the worker counts them; mapped:
+    resident bytes by mapping, if they were read."""
 
     at: float
     jobs: int
     answers: int
     pid: int
     figures: Figures
+    kept: float = 0.0
+    mapped: dict[str, int] = field(default_factory=dict)
 
     @property
     def mb(self) -> float:
@@ -54,14 +60,16 @@ class Samples:
     async def take(self, worker: LiveWorker, checked: Checked, began_s: float) -> None:
         """Take samples until cancelled."""
         while True:
+            kept = (await worker.metrics())["rbee_jobs_kept_bytes"]
             at = time.monotonic() - began_s
             answers = min(checked.counts[kind] for kind in CLIENTS)
-            told = (at, checked.jobs, answers)
-            self.server.append(Sample(*told, worker.pid, worker.figures()))
-            engine = worker.engine()
-            if engine is not None:
-                with suppress(OSError, KeyError):  # it has just been ended
-                    self.engine.append(Sample(*told, engine, figures(engine)))
+            mapped = len(self.server) % MAPPED_EVERY == 0
+            for pid, samples in ((worker.pid, self.server), (worker.engine(), self.engine)):
+                if pid is not None:
+                    with suppress(OSError, KeyError):  # it has just been ended
+                        maps = mappings(pid) if mapped else {}
+                        now = figures(pid)
+                        samples.append(Sample(at, checked.jobs, answers, pid, now, kept, maps))
             await asyncio.sleep(SAMPLE_S)
 
 
@@ -83,6 +91,40 @@ def mb_per_hour(samples: list[Sample]) -> float:
     """How fast resident memory grows."""
     series: Series = [(s.at, s.mb) for s in samples]
     return round(slope(series) * 3600, 2)
+
+
+def kept_mb_per_hour(samples: list[Sample]) -> float:
+    """How fast what finished jobs take grows: so much of the server's growth is the load's."""
+    return round(slope([(s.at, s.kept / 1e6) for s in samples]) * 3600, 2)
+
+
+def grown(samples: list[Sample]) -> list[str]:
+    """The mappings that are larger at the end than at the beginning, the largest growth first."""
+    told = [s.mapped for s in samples if s.mapped]
+    if len(told) < 2:
+        return []
+    first, last = told[0], told[-1]
+    by = {name: size - first.get(name, 0) for name, size in last.items()}
+    most = sorted((size, name) for name, size in by.items() if size >= LEAST_BYTES)
+    return [f"{name}: {size / 1e6:.2f} MB more" for size, name in reversed(most)]
+
+
+def mappings(pid: int) -> dict[str, int]:
+    """Resident bytes of a process's mappings that are no pages of files, by their place and name,
+    and of all together in huge pages: the kernel makes these later on, and fills up what is empty.
+    """
+    found: dict[str, int] = {HUGE: 0}
+    name, counts = "", ""
+    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        key, *rest = line.split()
+        if not key.endswith(":"):
+            name = " ".join([key.partition("-")[0], *rest[4:]])
+            counts = "Rss:" if "/memfd:" in name else "Anonymous:"
+        elif key == counts and rest[0] != "0":
+            found[name] = int(rest[0]) * 1024
+        elif key == "AnonHugePages:":
+            found[HUGE] += int(rest[0]) * 1024
+    return found
 
 
 def minutes(samples: list[Sample]) -> float:

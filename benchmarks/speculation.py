@@ -19,12 +19,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import rbee_worker
 from benchmarks.speculation_prompts import OPEN, OVERLAP
-from rbee_worker.library import Model
+from rbee_worker.library import Answer, Model
 
 
 @dataclass(frozen=True)
@@ -39,13 +40,22 @@ class Found:
     speedup: float
 
 
+def answered(model: Model, prompt: str, **params: Any) -> Answer:
+    """The answer in a conversation. A model without a chat template goes on with the prompt, past
+    its end, which would often come at once."""
+    if model.tokenizer.chat_template is None:
+        return model.generate(prompt, ignore_eos=True, **params)
+    return model.chat(prompt, **params)
+
+
 def measure(model: Model, prompt: str, tokens: int, temperature: float, rounds: int) -> Found:
     """Answer one prompt without and with drafts, in turns; the answers must be the same."""
     times: dict[bool, list[float]] = {False: [], True: []}
     for _ in range(rounds):
         answers = []
         for speculation in times:
-            answer = model.chat(
+            answer = answered(
+                model,
                 prompt,
                 max_tokens=tokens,
                 temperature=temperature,
@@ -102,9 +112,9 @@ def main() -> None:
         if args.cpu_time:
             engine = model._running()
             engine._clock = time.process_time
-            if engine._drafts is not None:
-                engine._drafts._clock = time.process_time
-        model.chat("Hello.", max_tokens=16, temperature=0)  # everything is loaded
+            if engine._drafting.proposer is not None:
+                engine._drafting.proposer._clock = time.process_time
+        answered(model, "Hello.", max_tokens=16, temperature=0)  # everything is loaded
         for name, prompts in (("overlap", OVERLAP), ("open", OPEN)):
             found = [
                 measure(model, prompt, args.tokens, args.temperature, args.rounds)

@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import rbee_worker
 from benchmarks.gguf_copy import write_copy
+from benchmarks.speculation import answered
 from benchmarks.speculation_prompts import OPEN, OVERLAP
 from rbee_worker.engine.draft_costs import best_length, speed_up
 from rbee_worker.engine.draft_model import DraftModel
@@ -115,7 +116,7 @@ def curve(target: str, draft: str, tokens: int, prompts: int, shares: Sequence[f
     """Print the measured and the promised speed-up by share of agreement."""
     with rbee_worker.load(target, draft_model=draft) as model:
         spoilt = Spoilt(model)
-        model.chat("Hello.", max_tokens=48, temperature=0)  # costs are measured
+        answered(model, "Hello.", max_tokens=48, temperature=0)  # costs are measured
         sys.stdout.write("share  accepted  drafted  accepted/token  speed-up  promised  length\n")
         for share in shares:
             spoilt.share = share
@@ -124,8 +125,8 @@ def curve(target: str, draft: str, tokens: int, prompts: int, shares: Sequence[f
             for prompt in OPEN[:prompts]:
                 answers = []
                 for speculation, times in ms.items():
-                    answer = model.chat(
-                        prompt, max_tokens=tokens, temperature=0, speculation=speculation
+                    answer = answered(
+                        model, prompt, max_tokens=tokens, temperature=0, speculation=speculation
                     )
                     times.append(answer.usage.decode_ms)
                     answers.append(answer)

@@ -1,6 +1,6 @@
 """What a decoding step costs outside native code: MODEL SEQUENCES [THREADS]. Microseconds.
 
-Of our side of benchmarks/cpu.py (cpu_ours.py), of the engine's step, greedy and drawing: the wall
+Of our side of benchmarks/cpu.py (cpu_model.py), of the engine's step, greedy and drawing: the wall
 time of each step less that of its replays. Without native work the same code is several times
 faster, because it then finds itself in the caches.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.cpu_ours import Sequences
+from benchmarks.cpu_model import Sequences
 from rbee_worker.config import Settings
 from rbee_worker.engine.messages import Submit
 from rbee_worker.loading.load import load_engine

@@ -73,13 +73,14 @@ class WorkerError(Exception):
 
     As text it is one line of at most `LINE` characters. A message that takes more than two thirds
     of it loses its middle; a fix that is longer than the rest loses its end. `fix` has the whole
-    fix.
+    fix. `of_draft`: only the draft model cannot be used, without which answers are the same.
     """
 
     code = "WORKER_ERROR"
     http_status = 500
     exit_code = 1
     usual_fix = "run it again with --debug and report the traceback"  # if no other fix is given
+    of_draft = False
 
     def __init__(self, message: str, *, fix: str | None = None) -> None:
         self.message = one_line(message)
@@ -92,8 +93,13 @@ class WorkerError(Exception):
     @property
     def line(self) -> str:
         """What is wrong and the fix: the given one, or else the usual one."""
-        message, _, told = self.message.partition(_MARK)  # an engine's message includes its fix
-        return self._with(self.fix or told or self.usual_fix, message)
+        _, _, told = self.message.partition(_MARK)  # an engine's message includes its fix
+        return self._with(self.fix or told or self.usual_fix, self.said)
+
+    @property
+    def said(self) -> str:
+        """What is wrong, without a fix."""
+        return self.message.partition(_MARK)[0]
 
     def _with(self, fix: str, message: str | None = None) -> str:
         text = " ".join((self.message if message is None else message).split())

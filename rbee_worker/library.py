@@ -29,20 +29,22 @@ from rbee_worker.checkpoint import open_found
 from rbee_worker.checkpoint.refs import resolve
 from rbee_worker.config import OPTIONS, SERVE, Settings, joined, parse
 from rbee_worker.engine.engine import Engine
-from rbee_worker.engine.messages import Cancel, Finished, Output, Pooled, Tokens
+from rbee_worker.engine.messages import Cancel, DraftsEnded, Finished, Output, Pooled, Tokens
 from rbee_worker.engine.prompt_logits import prompt_logits
 from rbee_worker.errors import NotReady, UsageError
 from rbee_worker.loading.load import load_engine
+from rbee_worker.model_info import ModelInfo
 from rbee_worker.params import split_options
 from rbee_worker.pictures.files import picture_file
 from rbee_worker.session.answer import Answer, gathered, texts, vector
+from rbee_worker.session.drafts import without_drafts
 from rbee_worker.session.live_request import LiveRequest
 from rbee_worker.session.pictures import settled
 from rbee_worker.session.prepare import prepare, rules_of
 from rbee_worker.session.text import TextSide, open_text
 from rbee_worker.session.vectors import check_purpose, embedding
 from rbee_worker.tokenizer.core import Tokenizer
-from rbee_worker.types import End, Error, Event, ModelInfo, Request
+from rbee_worker.types import End, Error, Event, Request
 
 Message = Mapping[str, Any]  # {"role": "user", "content": "..."}
 Image = str | os.PathLike[str] | bytes  # a path, or the bytes of a PNG, JPEG or WebP file
@@ -249,6 +251,10 @@ class Model:
         engine = self._running()
         outputs: list[Output] = engine.step()
         for m in outputs:
+            if isinstance(m, DraftsEnded):
+                self.info = without_drafts(self.info, m.why)
+                for each in self._live.values():
+                    each.drafts_ended(m.why)
             live = self._live.get(getattr(m, "seq", ""))
             if live is None:
                 continue

@@ -1,4 +1,4 @@
-"""The data types that all parts of the worker share: parameters, requests, events, records.
+"""The data types that all parts of the worker share: parameters, requests and events.
 
 All are frozen `msgspec.Struct`s, so they go between processes and onto the wire unchanged. This
 module knows nothing of torch, tokenizers or HTTP.
@@ -6,11 +6,12 @@ module knows nothing of torch, tokenizers or HTTP.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from itertools import groupby
 from typing import Any, Literal
 
 from msgspec import Struct
+
+from rbee_worker.answer_parts import CallPiece
+from rbee_worker.sequence_end import StopRecord, Usage
 
 
 class EosToken(Struct, frozen=True, kw_only=True):
@@ -66,54 +67,6 @@ class SamplingParams(Struct, frozen=True, kw_only=True):
     constraint: Constraint | None = None
 
 
-# restarting: the engine's process was lost, another one loads. stalled: it does not answer.
-WorkerState = Literal["loading", "ready", "restarting", "stalled", "draining", "failed"]
-
-# COMPLETE: under the request's constraint nothing can follow.
-Rule = Literal[
-    "MAX_TOKENS",
-    "EOS",
-    "COMPLETE",
-    "STOP_SEQUENCE",
-    "CONTEXT_FULL",
-    "CANCELLED",
-    "TIMEOUT",
-    "ERROR",
-    "VECTOR",  # no tokens were wanted, but a vector, and it is there
-]
-
-
-class StopRecord(Struct, frozen=True, kw_only=True):
-    """Why a sequence ended: one record for all causes."""
-
-    rule: Rule
-    at: int  # number of output tokens when it ended
-    token_id: int | None = None  # the EOS or stop id
-    token_text: str | None = None
-    origin: str | None = None  # where the rule comes from: "request", "generation_config.json", ...
-    sequence: str | None = None  # the stop string that matched
-
-
-class Usage(Struct, frozen=True, kw_only=True):
-    """Counts and times of one sequence; times in milliseconds.
-
-    drafted_tokens: tokens that were guessed before they were drawn; accepted_tokens: those of them
-    that were drawn. Both depend on the request and its tokens alone, and with a draft model also on
-    how long steps take.
-    """
-
-    prompt_tokens: int
-    cached_tokens: int
-    output_tokens: int
-    queue_ms: float = 0.0
-    prefill_ms: float = 0.0
-    decode_ms: float = 0.0
-    preemptions: int = 0
-    drafted_tokens: int = 0
-    accepted_tokens: int = 0
-    reasoning_tokens: int = 0  # of the output tokens
-
-
 class TokenLogprob(Struct, frozen=True, kw_only=True, gc=False):
     """log softmax of the raw logits (before bias, penalties, temperature) at one position."""
 
@@ -151,6 +104,8 @@ class ChatOptions(Struct, frozen=True, kw_only=True):
 
 
 PoolingRule = Literal["mean", "cls", "last"]
+# What a dense map of a vector ends with, in the words of torch.nn.
+DenseAct = Literal["Identity", "Tanh", "ReLU", "GELU", "SiLU", "Sigmoid"]
 
 
 class Pool(Struct, frozen=True, kw_only=True):
@@ -159,12 +114,16 @@ class Pool(Struct, frozen=True, kw_only=True):
 
     head: then goes through the model's output head (the scores of a classifier). dimensions: of
     its numbers, the first ones that are kept (0: all). normalize: then divided by its length.
+    without: the beginning of the text whose tokens have no share in the vector; first: how many
+    these are, once the text is tokens.
     """
 
     how: PoolingRule
     head: bool = False
     dimensions: int = 0
     normalize: bool = False
+    without: str = ""
+    first: int = 0
 
 
 Detail = Literal["auto", "low", "high"]
@@ -182,6 +141,15 @@ class PictureFile(Struct, frozen=True, kw_only=True):
     field: str = "images"
 
 
+class Speech(Struct, frozen=True, kw_only=True):
+    """How an answer is spoken. voice: a speaker's embedding, float32 little-endian, b"" for none;
+    guidance: how closely it is followed; books: codebooks of a frame."""
+
+    voice: bytes
+    guidance: float
+    books: int
+
+
 class Request(Struct, frozen=True, kw_only=True):
     """A caller's request, before anything is resolved. Exactly one of the three prompts is set.
 
@@ -197,7 +165,7 @@ class Request(Struct, frozen=True, kw_only=True):
     messages: tuple[dict[str, Any], ...] | None = None
     token_ids: tuple[int, ...] | None = None
     params: dict[str, Any] = {}  # names and values as the caller wrote them
-    surface: Literal["job", "generate", "completions", "chat"] = "job"
+    surface: Literal["job", "generate", "completions", "chat", "speech"] = "job"
     choice: int = 0  # index among `n` answers to one prompt; part of the random key
     timeout_s: float | None = None
     template_args: dict[str, Any] = {}  # e.g. {"enable_thinking": False}
@@ -213,6 +181,7 @@ class Request(Struct, frozen=True, kw_only=True):
     adapter: str = ""  # the name of the adapter that answers it; "": the model alone
     adapter_key: str = ""  # `AdapterInfo.key` of that name when the request came; "": any
     pictures: tuple[PictureFile, ...] = ()
+    speech: Speech | None = None  # of a model that speaks; None: with its own voice
 
 
 class Resolved(Struct, frozen=True, kw_only=True):
@@ -224,20 +193,6 @@ class Resolved(Struct, frozen=True, kw_only=True):
     ignored: tuple[str, ...] = ()  # unknown keys that --lenient let through
     exempt_ids: tuple[int, ...] = ()  # ids that the repetition penalty never changes
     constraint_field: str = ""  # the request's field that has the constraint
-
-
-class CallPiece(Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """A piece of one tool call. The call's first piece has its id and the tool's name; the
-    `arguments` of all its pieces, joined, are one JSON object (if the answer was not cut short)."""
-
-    index: int  # number of the call in this answer
-    id: str = ""
-    name: str = ""
-    arguments: str = ""
-
-
-# A piece of an answer: ("text" or "reasoning", characters), or a piece of a tool call.
-Part = tuple[str, str] | CallPiece
 
 
 # ---- events of one request, in order: Started, then Token / Narration / Metrics, then End or Error
@@ -313,102 +268,4 @@ class Error(Struct, frozen=True, kw_only=True, tag="error", tag_field="type"):
     message: str
 
 
-def merged_calls(pieces: Sequence[CallPiece]) -> tuple[CallPiece, ...]:
-    """The pieces with neighbours of one call joined."""
-    if len(pieces) < 2:
-        return tuple(pieces)
-    joined: list[CallPiece] = []
-    for index, group in groupby(pieces, key=lambda piece: piece.index):
-        first, *others = group
-        text = first.arguments + "".join(piece.arguments for piece in others)
-        joined.append(CallPiece(index=index, id=first.id, name=first.name, arguments=text))
-    return tuple(joined)
-
-
-def joined_calls(pieces: Iterable[CallPiece]) -> tuple[CallPiece, ...]:
-    """Whole calls, of all their pieces."""
-    whole: dict[int, CallPiece] = {}
-    for piece in pieces:
-        known = whole.get(piece.index, CallPiece(index=piece.index))
-        whole[piece.index] = CallPiece(
-            index=piece.index,
-            id=known.id or piece.id,
-            name=known.name or piece.name,
-            arguments=known.arguments + piece.arguments,
-        )
-    return tuple(whole.values())
-
-
 Event = Started | PromptLogprobs | Token | Narration | Metrics | Vector | End | Error
-
-
-Task = Literal["generate", "embed", "classify"]
-
-
-class Pooling(Struct, frozen=True, kw_only=True):
-    """How a model's rows become one vector, and the file that says so."""
-
-    how: PoolingRule
-    normalize: bool = False
-    origin: str = "default"
-
-
-ScoreActivation = Literal["none", "sigmoid", "softmax"]
-
-
-class Purpose(Struct, frozen=True, kw_only=True):
-    """What a model is for. A model that generates gives vectors too: by default the last row's,
-    which has seen all of the text.
-
-    labels: of a classifier, by the place of their score; activation: what makes probabilities of
-    its scores. encodes: an encoder reads the prompt, so it has no scores, and there are no vectors.
-    pictures: prompts may have pictures.
-    """
-
-    task: Task = "generate"
-    pooling: Pooling = Pooling(how="last", normalize=True)
-    labels: tuple[str, ...] = ()
-    activation: ScoreActivation = "none"
-    encodes: bool = False
-    pictures: bool = False
-
-
-class AdapterInfo(Struct, frozen=True, kw_only=True):
-    """A loaded adapter. name: in requests; ref: as the user wrote it; key: a digest of what it
-    computes, under which the engine knows it; base: the model that it says it was trained on."""
-
-    name: str
-    ref: str
-    key: str
-    scale: float
-    rank: int
-    nbytes: int  # in memory
-    base: str = ""
-
-
-class ModelInfo(Struct, frozen=True, kw_only=True):
-    """The engine's description of itself, once it can serve."""
-
-    model: str  # the reference that the user gave
-    arch: str
-    device: str  # "cpu", "cuda:0"
-    backend: str  # "reference", "cpu", "cuda"
-    dtype: str
-    kv_dtype: str
-    context: int  # longest sequence, tokens
-    vocab_size: int  # rows of the output head: ids are 0 .. vocab_size-1
-    kv_tokens: int  # tokens that the pool holds
-    block_size: int
-    weight_bytes: int  # in memory
-    kv_bytes: int
-    n_layers: int
-    n_parameters: int
-    speculate: str = "off"  # how tokens are drafted: "off", "ngram", "draft"
-    draft_model: str = ""  # the reference of the model that drafts
-    draft_bytes: int = 0  # of its weights in memory
-    purpose: Purpose = Purpose()
-    dimensions: int = 0  # numbers of a vector of its rows
-    load_s: dict[str, float] = {}  # phase -> seconds
-    notes: tuple[str, ...] = ()  # warnings for the user
-    adapters: tuple[AdapterInfo, ...] = ()  # those of --lora
-    adapter_bytes: int = 0  # planned for all adapters that may be loaded together

@@ -13,7 +13,8 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from rbee_worker import types
-from rbee_worker.types import CallPiece, StopRecord
+from rbee_worker.answer_parts import CallPiece
+from rbee_worker.sequence_end import StopRecord
 
 TokenText = Callable[[int], str]  # an id's text in the vocabulary, for reports
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import accumulate
 from typing import Any
 
@@ -15,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rbee_worker.ops.backend import StateMemory
 from rbee_worker.ops.batch import Batch, FixedPlaces, PagedPlaces, Places, StepNumbers
 from rbee_worker.ops.cpu.runtime.state import CpuState
+from rbee_worker.ops.executable import StateMemory
 from rbee_worker.ops.reference.state import TorchState
 from rbee_worker.state.specs import Fixed
 
@@ -53,7 +54,8 @@ class Driver:
         self.block_size = block_size
         fixed = [isinstance(group.spec, Fixed) for group in model.groups]
         counts = [0 if is_fixed else blocks for is_fixed in fixed]
-        self.memory: StateMemory = MEMORY[model.ops.name](
+        make = MEMORY.get(model.ops.name) or _on_device(model.ops)
+        self.memory: StateMemory = make(
             model.groups, counts, slots, block_size=block_size, dtype=dtype
         )
         self._blocks = {g: _shuffled(blocks, g) for g, is_fixed in enumerate(fixed) if not is_fixed}
@@ -80,7 +82,7 @@ class Driver:
         """
         batch = self.batch(counts, rope_len)
         with torch.inference_mode():
-            logits = torch.as_tensor(self.model.head(self.model.hidden(batch))).clone()
+            logits = torch.as_tensor(self.model.head(self.model.hidden(batch))).clone().cpu()
         for seq, n in counts:
             seq.computed += n
         return list(logits.split([n for _, n in counts]))
@@ -135,6 +137,13 @@ class Driver:
 
 def _ints(numbers: Any) -> Any:
     return np.array(numbers, np.int64)
+
+
+def _on_device(ops: Any) -> Any:
+    """What makes the cuda backend's memory; imported here, as few tests need Triton."""
+    from rbee_worker.ops.cuda.state import CudaState
+
+    return partial(CudaState, device=ops.device, drawn=ops.drawn)
 
 
 def _shuffled(count: int, seed: int) -> list[int]:

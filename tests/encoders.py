@@ -24,10 +24,18 @@ from transformers import (
     BertModel,
     CamembertConfig,
     CamembertModel,
+    DistilBertConfig,
+    DistilBertForMaskedLM,
+    DistilBertForSequenceClassification,
+    Gemma3TextConfig,
+    Gemma3TextModel,
     ModernBertConfig,
     ModernBertForMaskedLM,
     ModernBertForSequenceClassification,
     ModernBertModel,
+    MPNetConfig,
+    MPNetForSequenceClassification,
+    MPNetModel,
     PretrainedConfig,
     PreTrainedModel,
     RobertaConfig,
@@ -42,6 +50,7 @@ SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 WORDS = (*SPECIAL, *LETTERS, *(f"##{c}" for c in LETTERS), "the", "bee", "hum", ".", "?", "日")
 VOCAB = 211
+UNUSED = tuple(f"[unused{n}]" for n in range(VOCAB - len(WORDS)))
 SHAPE: dict[str, Any] = {
     "vocab_size": VOCAB,
     "hidden_size": 64,
@@ -57,7 +66,8 @@ Arrays = dict[str, np.ndarray]
 class Row:
     """model: transformers' class, made of `config`. disk: what the checkpoint on disk has in place
     of transformers' tensors. context: the longest text. gguf: llama.cpp's name for it; None: its
-    converter cannot write such a file, or leaves out what the model needs."""
+    converter cannot write such a file, or leaves out what the model needs. slow: so are its
+    tests."""
 
     id: str
     model: type[PreTrainedModel]
@@ -65,6 +75,7 @@ class Row:
     context: int = 256
     disk: Callable[[Arrays], Arrays] | None = None
     gguf: gguf.MODEL_ARCH | None = None
+    slow: bool = False
 
     @property
     def classes(self) -> int:
@@ -77,15 +88,30 @@ def made(kind: type[PretrainedConfig], **values: Any) -> Callable[[], Pretrained
     return lambda: kind(**{**SHAPE, "max_position_embeddings": 256, **values})
 
 
+_AFTER_PADDING: dict[str, Any] = {"max_position_embeddings": 258, "pad_token_id": 1}
+
+
 def roberta(kind: type[PretrainedConfig], **values: Any) -> Callable[[], PretrainedConfig]:
     """Positions begin after the padding's id."""
-    return made(
-        kind, **{"max_position_embeddings": 258, "type_vocab_size": 1, "pad_token_id": 1} | values
-    )
+    return made(kind, **_AFTER_PADDING | {"type_vocab_size": 1} | values)
 
 
 def modern(**values: Any) -> Callable[[], PretrainedConfig]:
     return made(ModernBertConfig, **{"num_hidden_layers": 5, "local_attention": 24} | values)
+
+
+def gemma(**values: Any) -> Callable[[], PretrainedConfig]:
+    """Half of the window lies to each side of a token."""
+    shape = {"num_key_value_heads": 2, "head_dim": 16, "query_pre_attn_scalar": 16}
+    shape |= {"use_bidirectional_attention": True, "sliding_window": 24, "num_hidden_layers": 7}
+    return made(Gemma3TextConfig, **{**shape, **values})
+
+
+def distilled(**values: Any) -> Callable[[], PretrainedConfig]:
+    """Under its own keys; without a table of two texts."""
+    shape = {"dim": 64, "hidden_dim": 96, "n_layers": 3, "n_heads": 4, "pad_token_id": 0}
+    given = {"vocab_size": VOCAB, "max_position_embeddings": 256, **shape, **values}
+    return lambda: DistilBertConfig(**given)
 
 
 def old_names(tensors: Arrays) -> Arrays:
@@ -99,6 +125,7 @@ def old_names(tensors: Arrays) -> Arrays:
 
 
 BERT, MODERN = gguf.MODEL_ARCH.BERT, gguf.MODEL_ARCH.MODERN_BERT
+GEMMA = gguf.MODEL_ARCH.GEMMA_EMBEDDING
 ROWS = (
     Row("bert", BertModel, made(BertConfig), gguf=BERT),
     Row("bert-relu-narrow", BertModel, made(BertConfig, hidden_act="relu", hidden_size=32)),
@@ -116,6 +143,26 @@ ROWS = (
         gguf=BERT,
     ),
     Row("camembert", CamembertModel, roberta(CamembertConfig, pad_token_id=3), context=254),
+    Row("mpnet", MPNetModel, made(MPNetConfig, **_AFTER_PADDING)),
+    Row(
+        "mpnet-one-class",
+        MPNetForSequenceClassification,
+        made(
+            MPNetConfig,
+            **_AFTER_PADDING,
+            num_labels=1,
+            hidden_act="gelu_new",
+            num_attention_heads=8,
+        ),
+        slow=True,
+    ),
+    Row("distilbert-masked", DistilBertForMaskedLM, distilled(), gguf=BERT),
+    Row(
+        "distilbert-classes",
+        DistilBertForSequenceClassification,
+        distilled(num_labels=3, activation="relu"),
+        slow=True,
+    ),
     Row("modernbert", ModernBertModel, modern(global_attn_every_n_layers=2), gguf=MODERN),
     Row(
         "modernbert-biases",
@@ -149,6 +196,24 @@ ROWS = (
             norm_bias=True,
         ),
     ),
+    Row("gemma3", Gemma3TextModel, gemma(), gguf=GEMMA),
+    Row(
+        "gemma3-types",
+        Gemma3TextModel,
+        gemma(
+            num_key_value_heads=1,
+            num_hidden_layers=3,
+            head_dim=32,
+            query_pre_attn_scalar=40,
+            sliding_window=9,
+            layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+            rope_parameters={
+                "sliding_attention": {"rope_type": "default", "rope_theta": 500.0},
+                "full_attention": {"rope_type": "linear", "rope_theta": 5e3, "factor": 2.0},
+            },
+        ),
+        slow=True,
+    ),
 )
 
 
@@ -161,6 +226,7 @@ def oracle(row: Row) -> PreTrainedModel:
         for name, p in model.named_parameters():
             if p.ndim == 1:
                 p.copy_(torch.randn_like(p) * 0.3 + (1.0 if "orm.weight" in name else 0.0))
+                p.copy_((p * 1024).round() / 1024)  # GGUF's 1 + w - 1 is w then
             else:
                 p.mul_(4.0)  # 0.02 gives nearly linear blocks: errors would hide
     return model
@@ -201,7 +267,8 @@ def write(row: Row, folder: Path, **files: Any) -> Path:
     if row.disk is not None:
         weights = folder / "model.safetensors"
         save_file(row.disk(load_file(weights)), weights, metadata={"format": "pt"})
-    write_tokenizer(folder)
+    # llama.cpp's converter cuts rows off that have no token, but BERT's
+    write_tokenizer(folder, WORDS if row.gguf != GEMMA else (*WORDS, *UNUSED))
     for name, content in files.items():
         at = folder / f"{name.replace('__', '/')}.json"
         at.parent.mkdir(parents=True, exist_ok=True)
@@ -209,9 +276,25 @@ def write(row: Row, folder: Path, **files: Any) -> Path:
     return folder
 
 
-def write_tokenizer(folder: Path) -> None:
+def write_dense(folder: Path, number: int, layer: torch.nn.Linear, act: torch.nn.Module) -> None:
+    """A map of vectors as sentence-transformers writes it."""
+    at = folder / f"{number}_Dense"
+    at.mkdir(parents=True)
+    kind = type(act)
+    config = {
+        "in_features": layer.in_features,
+        "out_features": layer.out_features,
+        "bias": layer.bias is not None,
+        "activation_function": f"{kind.__module__}.{kind.__qualname__}",
+    }
+    (at / "config.json").write_text(json.dumps(config))
+    tensors = {f"linear.{name}": p.detach().numpy() for name, p in layer.named_parameters()}
+    save_file(tensors, at / "model.safetensors", metadata={"format": "pt"})
+
+
+def write_tokenizer(folder: Path, words: tuple[str, ...] = WORDS) -> None:
     """BERT's kind, of letters and a few words."""
-    made = Tokenizer(models.WordPiece({w: n for n, w in enumerate(WORDS)}, unk_token="[UNK]"))
+    made = Tokenizer(models.WordPiece({w: n for n, w in enumerate(words)}, unk_token="[UNK]"))
     made.normalizer = normalizers.BertNormalizer()
     made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     made.post_processor = processors.TemplateProcessing(
@@ -228,11 +311,12 @@ def write_tokenizer(folder: Path) -> None:
 
 
 def sentence_files(
-    *, way: str = "mean_tokens", normalize: bool = True, longest: int = 0
+    *, way: str = "mean_tokens", normalize: bool = True, longest: int = 0, dense: int = 0
 ) -> dict[str, Any]:
-    """What sentence-transformers writes beside a model."""
-    steps = ["Transformer", "Pooling", *(["Normalize"] if normalize else [])]
-    paths = ["", "1_Pooling", "2_Normalize"]
+    """What sentence-transformers writes beside a model. dense: how many maps follow the pooling."""
+    last = ["Normalize"] if normalize else []
+    steps = ["Transformer", "Pooling", *["Dense"] * dense, *last]
+    paths = ["", *(f"{n}_{step}" for n, step in enumerate(steps[1:], 1))]
     return {
         "modules": [
             {
@@ -262,15 +346,18 @@ def gguf_tensors(row: Row) -> Arrays:
     first = config.pad_token_id + 1 if "roberta" in config.model_type else 0
     out = {}
     for name, value in oracle(row).state_dict().items():
-        for prefix in ("bert.", "roberta.", "model."):
+        for prefix in ("bert.", "roberta.", "distilbert.", "model."):
             name = name.removeprefix(prefix)
-        if name.startswith(("pooler.", "cls.", "decoder.")) or name.endswith("position_ids"):
-            continue  # left out
+        left_out = ("pooler.", "cls.", "decoder.", "vocab_")
+        if name.startswith(left_out) or name.endswith("position_ids"):
+            continue
         array = value.numpy()
         if name == "embeddings.position_embeddings.weight":
             array = array[first:]
         if row.classes and name.startswith("classifier.") and name.count(".") == 1:
             name = name.replace("classifier.", "classifier.out_proj.")
+        if row.gguf == GEMMA and name.endswith("norm.weight"):
+            array = array + np.float32(1)
         stem, _, suffix = name.rpartition(".")
         found = names.get_name(stem)
         assert found is not None, name
@@ -288,11 +375,18 @@ def write_gguf(
     w.add_context_length(row.context)
     w.add_embedding_length(config.hidden_size)
     w.add_block_count(config.num_hidden_layers)
-    w.add_feed_forward_length(config.intermediate_size)
+    w.add_feed_forward_length(getattr(config, "hidden_dim", None) or config.intermediate_size)
     w.add_head_count(config.num_attention_heads)
     w.add_causal_attention(False)
     w.add_token_type_count(getattr(config, "type_vocab_size", 1))
-    if row.gguf == gguf.MODEL_ARCH.MODERN_BERT:
+    if row.gguf == GEMMA:
+        w.add_layer_norm_rms_eps(config.rms_norm_eps)
+        w.add_head_count_kv(config.num_key_value_heads)
+        w.add_key_length(config.head_dim)
+        w.add_value_length(config.head_dim)
+        w.add_sliding_window(config.to_dict()["sliding_window"])  # all of it, to both sides
+        w.add_rope_freq_base(config.rope_parameters["full_attention"]["rope_theta"])
+    elif row.gguf == gguf.MODEL_ARCH.MODERN_BERT:
         w.add_layer_norm_eps(config.norm_eps)
         w.add_sliding_window(config.local_attention)
         if (every := getattr(config, "global_attn_every_n_layers", None)) is not None:
@@ -305,16 +399,15 @@ def write_gguf(
         pooling = {"cls": gguf.PoolingType.CLS, "mean": gguf.PoolingType.MEAN}
         w.add_uint32(f"{arch}.classifier.pooling_type", int(pooling[config.classifier_pooling]))
     else:
-        w.add_layer_norm_eps(config.layer_norm_eps)
+        w.add_layer_norm_eps(getattr(config, "layer_norm_eps", 1e-12))
     if row.classes:
         w.add_classifier_output_labels([config.id2label[n] for n in range(row.classes)])
     else:
         w.add_pooling_type(gguf.PoolingType.CLS)
     special = {*range(len(SPECIAL))}
-    rest = [f"[unused{n}]" for n in range(VOCAB - len(WORDS))]
     spelled = [
         word if n in special else word[2:] if word.startswith("##") else "\u2581" + word
-        for n, word in enumerate((*WORDS, *rest))
+        for n, word in enumerate((*WORDS, *UNUSED))
     ]
     w.add_tokenizer_model("bert")
     w.add_tokenizer_pre("default")

@@ -10,16 +10,28 @@ import gguf
 import numpy as np
 
 from tests import seeing
+from tests.moondream import Moondream, close
 
-KINDS = {"idefics3": "idefics3", "smolvlm": "idefics3", "gemma3": "gemma3", "gemma3-near": "gemma3"}
+KINDS = {
+    "idefics3": "idefics3",
+    "smolvlm": "idefics3",
+    "gemma3": "gemma3",
+    "gemma3-near": "gemma3",
+    "moondream": "mlp",
+    "moondream-1": "mlp",
+}
 
 
 def write(name: str, folder: Path, **changes: Any) -> tuple[Path, Path]:
     """(the text model's file, the tower's). changes: of keys of the tower's file."""
     model = seeing.oracle(name)
     text, tower = folder / "model.gguf", folder / "mmproj-model-f32.gguf"
-    _write_text(name, model, text)
-    _write_tower(name, model, tower, changes)
+    if isinstance(model, Moondream):
+        model.write_text(text)
+        model.write_tower(tower, changes)
+    else:
+        _write_text(name, model, text)
+        _write_tower(name, model, tower, changes)
     return text, tower
 
 
@@ -55,7 +67,7 @@ def _write_tower(name: str, model: Any, file: Path, changes: dict[str, Any]) -> 
         assert found is not None, key
         value = tensor.detach().numpy()
         w.add_tensor(found, value + np.float32(1) if "soft_emb_norm" in key else value)
-    _close(w)
+    close(w)
 
 
 def _merge(model: Any) -> int:
@@ -97,11 +109,4 @@ def _write_text(name: str, model: Any, file: Path) -> None:
             halves = value.reshape(heads, 2, -1, value.shape[1])
             value = np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(value.shape)
         w.add_tensor(found, value)
-    _close(w)
-
-
-def _close(w: gguf.GGUFWriter) -> None:
-    w.write_header_to_file()
-    w.write_kv_data_to_file()
-    w.write_tensors_to_file()
-    w.close()
+    close(w)

@@ -23,6 +23,7 @@ from transformers import (
 
 from rbee_worker.pictures import Picture
 from rbee_worker.pictures.picture import picture
+from tests.moondream import Moondream
 
 VOCAB, PLACE = 211, 205
 TEXT: dict[str, Any] = {
@@ -47,16 +48,21 @@ VISION: dict[str, Any] = {
 }
 
 
+Model = PreTrainedModel | Moondream
+
+
 @dataclass(frozen=True)
 class Seeing:
     """A row: its name, what makes transformers' model of it, its `model_type`, the pixels of a
-    tile's edge, and the tokens that stand for a tile."""
+    tile's edge, and the tokens that stand for a tile. oracle: what makes it, if not transformers
+    alone."""
 
     id: str
-    make: Callable[[], PreTrainedModel]
+    make: Callable[[], Model]
     type: str
     side: int
     rows: int
+    oracle: str = ""
 
 
 def _smolvlm() -> PreTrainedModel:
@@ -66,10 +72,11 @@ def _smolvlm() -> PreTrainedModel:
 
 
 def _idefics3() -> PreTrainedModel:
-    """Another size of everything, squares of 9 patches, a tied head."""
+    """Another size of everything, squares of 9 patches, pixels beside the last ones, a tied
+    head."""
     text = {"model_type": "llama", **TEXT, "num_key_value_heads": 4, "tie_word_embeddings": True}
     vision = VISION | {
-        "image_size": 30,
+        "image_size": 33,
         "patch_size": 5,
         "num_attention_heads": 2,
         "hidden_act": "gelu",
@@ -108,18 +115,38 @@ def _gemma3(window: int, pattern: int, **vision: Any) -> PreTrainedModel:
     return Gemma3ForConditionalGeneration(c)
 
 
+def _moondream(inside: str, text: dict[str, Any], vision: dict[str, Any]) -> Moondream:
+    usual = {key: value for key, value in TEXT.items() if key != "num_key_value_heads"}
+    own = {"image_size": 20, "patch_size": 5}
+    return Moondream(usual | text, VISION | own | vision, place=PLACE, inside=inside)
+
+
+def _second() -> Moondream:
+    return _moondream("text_config", {"partial_rotary_factor": 0.5}, {})
+
+
+def _first() -> Moondream:
+    """Moondream 1: another key of the config, and another size of everything."""
+    text = {"partial_rotary_factor": 0.25, "num_attention_heads": 2, "hidden_size": 96}
+    vision = {"image_size": 24, "patch_size": 4, "num_attention_heads": 2, "num_hidden_layers": 3}
+    return _moondream("phi_config", text, vision)
+
+
+_OWN = "PhiForCausalLM, with a tower in float64 that SiglipVisionModel holds"
 ROWS = (
     Seeing("smolvlm", _smolvlm, "smolvlm", 32, 16),
-    Seeing("idefics3", _idefics3, "idefics3", 30, 4),
+    Seeing("idefics3", _idefics3, "idefics3", 33, 4),
     Seeing("gemma3", lambda: _gemma3(512, 2), "gemma3", 32, 16),
     # windows shorter than a picture, squares of 9 patches
     Seeing("gemma3-near", lambda: _gemma3(11, 3, image_size=36, patch_size=3), "gemma3", 36, 16),
+    Seeing("moondream", _second, "moondream1", 20, 16, _OWN),
+    Seeing("moondream-1", _first, "moondream1", 24, 36, _OWN),
 )
 BY_ID = {row.id: row for row in ROWS}
 
 
 @cache
-def oracle(name: str) -> PreTrainedModel:
+def oracle(name: str) -> Any:
     """transformers' model, seeded; norms are random too, and blocks far from linear."""
     torch.manual_seed(11)
     model = BY_ID[name].make()

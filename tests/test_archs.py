@@ -29,9 +29,10 @@ from rbee_worker.models.config import read_config
 from rbee_worker.ops import Ops
 from rbee_worker.ops.reference.dequant import dequantize
 from rbee_worker.ops.reference.ops import ReferenceOps
+from rbee_worker.ops.reference.stepwise import ReferenceStepwise
 from rbee_worker.verify.compare import compare
 from rbee_worker.verify.compare import relative_error as error
-from rbee_worker.verify.oracle import hf_trace
+from rbee_worker.verify.hf_trace import hf_trace
 from tests.archs import (
     ARCHS,
     Arch,
@@ -128,7 +129,7 @@ def test_a_tiny_model_is_well_conditioned(arch: Arch) -> None:
 def layers_that_differ(arch: Arch, model: Decoder) -> str:
     """Where a wrong number comes from: each layer alone, given transformers' states."""
     tokens = prompt(arch.prompt)
-    return f"{arch.id}: {compare(model, hf_trace(oracle(arch), tokens), tokens)}"
+    return f"{arch.id}: {compare(ReferenceStepwise(model), hf_trace(oracle(arch), tokens), tokens)}"
 
 
 def tensors_that_differ(one: Path, other: Path) -> str:

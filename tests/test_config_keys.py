@@ -100,6 +100,6 @@ def test_every_key_is_read(model_type: str, tmp_path: Path) -> None:
     assert not unread - idle, (
         f"{config.__module__}: nothing reads these fields of {config.__name__}: {unread - idle}; "
         "compute what they say, refuse what cannot be computed, or name them in INERT of "
-        "rbee_worker/models/config.py or in IDLE here with the reason"
+        "rbee_worker/models/inert_keys.py or in IDLE here with the reason"
     )
     assert not idle - unread, f"IDLE has fields of {model_type} that are read: {idle - unread}"

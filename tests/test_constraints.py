@@ -107,7 +107,8 @@ def check(request: Request, told: Told, follows: Any, seen: Counter[str]) -> Non
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_held_answers_are_the_same_however_they_are_computed(path: Path, backend: str) -> None:
-    seeds, seen = range(7 * 12), Counter[str]()
+    rounds = {"cpu": 12, "reference": 6}[backend]
+    seeds, seen = range(len(HELD) * rounds), Counter[str]()
     requests, follows = zip(*(held(seed) for seed in seeds), strict=True)
     told: dict[str, list[Told]] = {}
     for speculate in ("off", "ngram"):
@@ -127,10 +128,10 @@ def test_held_answers_are_the_same_however_they_are_computed(path: Path, backend
                     assert got.same(cached=False) == told["off"][n].same(cached=False), (n, options)
                     seen["preempted"] += got.preempted
     least = {"COMPLETE": 10, "EOS": 1, "MAX_TOKENS": 5, "accepted": 20, "preempted": 2}
-    assert all(seen[name] >= n for name, n in least.items()), seen
+    assert all(seen[name] >= n * rounds / 12 for name, n in least.items()), seen
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", ["cpu", pytest.param("reference", marks=pytest.mark.slow)])
 def test_a_token_without_a_choice_is_taken_without_a_step(
     path: Path, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

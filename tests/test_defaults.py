@@ -20,7 +20,8 @@ from rbee_worker.checkpoint.names import DIALECTS
 from rbee_worker.checkpoint.renamed import renamed_config
 from rbee_worker.errors import CheckpointError
 from rbee_worker.models import ARCHITECTURES
-from rbee_worker.models.config import INERT, StackConfig, read_config
+from rbee_worker.models.config import StackConfig, read_config
+from rbee_worker.models.inert_keys import INERT
 from rbee_worker.verify import based, rwkv
 
 # Sizes, by the names of `StackConfig`; those that follow from others must follow here as well.
@@ -75,6 +76,7 @@ EXCEPTIONS: dict[tuple[str, str], str] = {
     ("based", "max_position_embeddings"): "the class has no such key",
     ("dots1", "moe_layer_freq"): "of the model's own code",
     ("dots1", "scoring_func"): "of the model's own code",
+    ("glm4_moe", "scoring_func"): "of GGUF files",
     ("falcon", "intermediate_size"): "0 is four times the width, which the class writes out",
     ("falcon", "qkv_grouped"): "of GGUF files",
     ("gemma", "hidden_activation"): "of early files, which say the activation twice",
@@ -135,7 +137,7 @@ EXCEPTIONS: dict[tuple[str, str], str] = {
     ("qwen2_moe", "mlp_only_layers"): "the class writes [] for null",
     ("qwen3_moe", "mlp_only_layers"): "the class writes [] for null",
     ("qwen3_next", "full_attention_interval"): "the class writes layer_types in its stead",
-    ("qwen3_next", "further_layers"): "of GGUF files",
+    ("qwen3_next", "num_nextn_predict_layers"): "of GGUF files",
     ("qwen3_next", "linear_inner_size"): "of GGUF files",
     ("qwen3_next", "mlp_only_layers"): "the class writes [] for null",
     ("recurrent_gemma", "block_types"): "the class writes what its absence means",
@@ -256,6 +258,11 @@ LENIENT: dict[tuple[str, str], str] = {
     ("deepseek_v3", "n_routed_experts"): "no layer is a mixture",
     ("deepseek_v3", "n_shared_experts"): "nothing is shared",
     ("deepseek_v3", "qk_nope_head_dim"): "what qk_head_dim leaves",
+    ("glm4_moe", "n_routed_experts"): "no layer is a mixture",
+    ("glm4_moe", "n_shared_experts"): "nothing is shared",
+    ("glm4_moe", "n_group"): "one group",
+    ("glm4_moe", "topk_group"): "one group",
+    ("glm4_moe", "norm_topk_prob"): "weights are as they are",
     ("exaone4", "sliding_window"): "every layer sees all keys, and has positions",
     ("exaone4", "sliding_window_pattern"): "refused unless layer_types or no window make it idle",
     ("falcon_h1", "mamba_d_head"): "what mamba_n_heads leave of the columns",

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
+import os
 import re
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from rbee_worker.config import OPTIONS, OTHER_VARIABLES, Settings, parse, unknown_variables
 from rbee_worker.server.routes import OPERATIONS
 from rbee_worker.server.run import LAST_STREAMS_S
+from rbee_worker.server.tokens import MIN_TOKEN
+from tests.server.served import Served
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
 UNIT = (DEPLOY / "rbee-worker.service").read_text()
@@ -28,6 +33,16 @@ def container() -> dict[str, Any]:
     (found,) = manifest("worker.yaml")["spec"]["template"]["spec"]["containers"]
     assert isinstance(found, dict)
     return found
+
+
+def script(name: str) -> Any:
+    """A program of deploy/, as a module."""
+    spec = importlib.util.spec_from_file_location(name, DEPLOY / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def test_every_variable_is_one_of_the_programs() -> None:
@@ -49,10 +64,61 @@ def test_what_they_set_is_allowed() -> None:
 
 def test_probes_ask_for_routes_that_there_are() -> None:
     paths = {op.path for op in OPERATIONS}
-    files = [IMAGE, (DEPLOY / "kubernetes" / "worker.yaml").read_text()]
-    asked = re.findall(r"127\.0\.0\.1:8080(/[\w/]*)|path: (/(?:health|v1/\w+))", "".join(files))
-    assert len(asked) >= 4
-    assert {a or b for a, b in asked} <= paths
+    pod = container()
+    for name in ("startupProbe", "livenessProbe"):
+        assert pod[name]["httpGet"]["path"] in paths
+    command = ["python", "/opt/rbee/probe.py"]
+    assert pod["readinessProbe"]["exec"]["command"] == command
+    assert f"CMD {json.dumps(command)}\n" in IMAGE
+    assert f"COPY deploy/probe.py {command[1]}\n" in IMAGE
+    assert "!deploy/probe.py\n" in (DEPLOY / "Containerfile.dockerignore").read_text()
+
+
+TOKEN = "x" * MIN_TOKEN
+
+
+@pytest.mark.parametrize(
+    ("environ", "url"),
+    [
+        ({}, "http://127.0.0.1:8080/health"),
+        ({"RBEE_API_TOKEN": TOKEN, "RBEE_PORT": "9"}, "http://127.0.0.1:9/v1/ready"),
+        ({"RBEE_LOCAL_MODE": "1", "RBEE_HOST": "10.0.0.1"}, "http://127.0.0.1:8080/v1/ready"),
+        ({"RBEE_TLS_CERT": "c", "RBEE_HOST": "::"}, "https://[::1]:8080/health"),
+        ({"RBEE_HOST": "fd00::1"}, "http://[fd00::1]:8080/health"),
+    ],
+)
+def test_the_probe_asks_the_worker_that_it_stands_beside(environ: dict[str, str], url: str) -> None:
+    probe = script("probe")
+    asked = probe.question(environ)
+    assert asked.full_url == url
+    given = environ.get("RBEE_API_TOKEN")
+    assert asked.get_header("Authorization") == (given and f"Bearer {given}")
+    assert int(probe.PORT) == Settings().port
+    assert Settings().host in probe.EVERYWHERE
+
+
+def test_the_probe_is_told_what_the_worker_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probe = script("probe")
+    for name in [name for name in os.environ if name.startswith("RBEE_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("RBEE_HOST", "127.0.0.1")
+    with Served() as served:
+        monkeypatch.setenv(
+            "http_proxy", "http://127.0.0.1:1"
+        )  # it asks its own machine all the same
+        monkeypatch.setenv("RBEE_PORT", str(served.settings.port))
+        monkeypatch.setenv("RBEE_API_TOKEN", served.token)
+        assert probe.main() == 0
+        served.engine.state = "restarting"
+        assert probe.main() == 1
+        assert capsys.readouterr().err.startswith('503 {"ready":false,"state":"restarting"')
+        monkeypatch.delenv("RBEE_API_TOKEN")
+        assert probe.main() == 0  # alive
+        served.engine.state = "ready"
+    assert probe.main() == 1
+    assert "refused" in capsys.readouterr().err
 
 
 def test_a_worker_gets_the_time_it_takes_to_leave() -> None:
@@ -91,11 +157,7 @@ def test_every_manifest_is_applied_and_selects_the_pod() -> None:
 
 def test_the_bill_of_materials_has_the_pages_libraries_with_their_hashes() -> None:
     """`make sbom` also checks it against CycloneDX's schema, with a package that is not here."""
-    spec = importlib.util.spec_from_file_location("sbom", DEPLOY / "sbom.py")
-    assert spec is not None
-    assert spec.loader is not None
-    sbom = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(sbom)
+    sbom = script("sbom")
     bill = {
         "metadata": {"component": {"bom-ref": "root"}},
         "components": [{"bom-ref": "click==8"}],

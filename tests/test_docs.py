@@ -9,7 +9,7 @@ from benchmarks import cpu_error as formats
 from rbee_worker.checkpoint.formats import DECODABLE
 from rbee_worker.checkpoint.names import DIALECTS
 from rbee_worker.config import OPTIONS, Option
-from rbee_worker.models import ARCHITECTURES, ENCODERS, PAIRS, SEEING
+from rbee_worker.models import ARCHITECTURES, ENCODERS, PAIRS, SEEING, SPEAKING
 from rbee_worker.ops.cpu.shared.forms import WITHIN, forms
 from rbee_worker.ops.cpu.shared.held import held_as
 from rbee_worker.verify.compare import TOLERANCE
@@ -47,9 +47,9 @@ def test_architectures_said_to_work_are_those_that_do(page: str) -> None:
     text = (ROOT / page).read_text()
     works = [line for line in text.splitlines() if line.startswith("|") and "| works |" in line]
     named = {name for line in works for name in re.findall(r"`([a-z0-9_-]+)`", line.split("|")[2])}
-    missing = sorted({*ARCHITECTURES, *ENCODERS, *PAIRS, *SEEING} - named)
+    missing = sorted({*ARCHITECTURES, *ENCODERS, *PAIRS, *SEEING, *SPEAKING} - named)
     assert not missing, f"{page}: name these in the second column of a row that `works`: {missing}"
-    extra = sorted(named - {*ARCHITECTURES, *ENCODERS, *PAIRS, *SEEING, *DIALECTS})
+    extra = sorted(named - {*ARCHITECTURES, *ENCODERS, *PAIRS, *SEEING, *SPEAKING, *DIALECTS})
     assert not extra, f"{page}: no family of these works: {extra}"
 
 

@@ -5,9 +5,11 @@ As in tests/test_speculation.py, whose random requests and comparisons these are
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +17,20 @@ import pytest
 import torch
 
 import rbee_worker
+from rbee_worker.config import Settings
 from rbee_worker.engine.draft_model import DraftModel
 from rbee_worker.library import Model
-from rbee_worker.types import Request
-from tests import tiny
+from rbee_worker.session.client import EngineClient
+from rbee_worker.types import Event, Narration, Request, Started
+from tests import drafted_alike, tiny
 from tests.drafting import cheap, noisy
 from tests.test_constraints import held
-from tests.test_speculation import BACKENDS, KINDS, PENALTIES, ROOMY, TIGHT, alone, asked, run
+from tests.test_speculation import BACKENDS, KINDS, ROOMY, TIGHT, alone, run
+
+FAILED = (
+    "nothing is drafted any more: drafting failed: ValueError: out of order; answers are the same "
+    "without drafts"
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -61,7 +70,7 @@ def load(paths: dict[str, Path], kind: str, backend: str, **options: Any) -> Mod
 
 
 def drafter_of(model: Model) -> DraftModel:
-    drafts = model._running()._drafts
+    drafts = model._running()._drafting.proposer
     assert isinstance(drafts, DraftModel)
     return drafts
 
@@ -75,47 +84,15 @@ def nothing_is_left(model: Model) -> None:
 
 
 def compare(paths: dict[str, Path], kind: str, backend: str, seeds: range) -> Counter[str]:
-    """Each of these requests without a draft model alone, and with one alone and in batches."""
-    seen: Counter[str] = Counter()
-    requests = [asked(seed) for seed in seeds]
-    off = alone(paths[kind], backend, "off", requests)
-    with load(paths, kind, backend, **ROOMY) as model:
-        assert model.info.speculate == "draft"
-        for seed, request, one in zip(seeds, requests, off, strict=True):
-            [told] = run(model, [request])
-            assert told.same() == one.same(), seed
-            seen["tokens"] += len(told.ids)
-            seen["drafted"] += told.drafts[0]
-            seen["accepted"] += told.drafts[1]
-            seen["accepted, sampled"] += told.drafts[1] * (request.params["temperature"] > 0)
-            if PENALTIES & request.params.keys():
-                seen["accepted beside penalties"] += told.drafts[1]
-        nothing_is_left(model)
-        seen["steps saved"] = off[-1].steps - model._running().stats().steps
-    for options in (ROOMY, TIGHT):
-        with load(paths, kind, backend, **options) as model:
-            dice, left = random.Random(seeds.start), list(range(len(requests)))
-            dice.shuffle(left)
-            while left:
-                size = dice.randint(2, 8)
-                part, left = left[:size], left[size:]
-                for n, got in zip(part, run(model, [requests[n] for n in part]), strict=True):
-                    assert got.same(cached=False) == off[n].same(cached=False), (seeds[n], options)
-                    seen["preempted"] += got.preempted
-                    seen["drafted in a batch"] += got.drafts[0]
-            nothing_is_left(model)
-    least = {  # for each request; otherwise too little of what this is about has happened
-        "drafted": 3,
-        "accepted": 2,
-        "accepted, sampled": 0.5,
-        "accepted beside penalties": 0.3,
-        "steps saved": 1,
-        "preempted": 0.03,
-        "drafted in a batch": 1,
-    }
-    for name, n in least.items():
-        assert seen[name] >= n * len(seeds), seen
-    return seen
+    """See `drafted_alike.compare`."""
+    return drafted_alike.compare(
+        paths[kind],
+        backend,
+        seeds,
+        load=partial(load, paths, kind, backend),
+        speculate="draft",
+        nothing_is_left=nothing_is_left,
+    )
 
 
 @pytest.mark.parametrize(
@@ -207,6 +184,49 @@ def test_a_draft_model_that_fails_is_given_up(
 
         monkeypatch.setattr(drafts, "_run", broken)
         [told] = run(model, [request])
+        again = {**params, "logit_bias": {"65": 100}}  # what could be found in its own tokens
+        [later] = run(model, [Request(id="", token_ids=(65,) * 9, params=again)])
+        assert (model.info.speculate, model.info.draft_model) == ("off", "")
+        assert FAILED in model.info.notes
     assert told.same() == want.same()
-    assert told.drafts == (0, 0)
-    assert "the draft model failed" in caplog.text
+    assert told.drafts == later.drafts == (0, 0)
+    assert "drafting failed" in caplog.text
+
+
+def test_a_client_tells_that_drafting_has_failed(
+    paths: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise ValueError("out of order")
+
+    monkeypatch.setattr(DraftModel, "_run", broken)
+    params = {"max_tokens": 30, "temperature": 0, "ignore_eos": True}
+    asked = [
+        Request(id=str(on), token_ids=(40, 41, 42), params={**params, "speculation": on})
+        for on in (True, False)
+    ]
+
+    async def main() -> list[Event]:
+        draft = str(paths["draft for whole"])
+        settings = Settings(
+            model=str(paths["whole"]), backend="cpu", threads=1, draft_model=draft, **ROOMY
+        )
+        client = await EngineClient.start(settings, in_process=True)
+        try:
+            assert (await client.ready()).speculate == "draft"
+            first = [event async for event in client.generate(asked[0])]
+            assert client.info is not None
+            assert (client.info.speculate, client.info.draft_model) == ("off", "")
+            assert FAILED in client.info.notes
+            second = [event async for event in client.generate(asked[1])]
+            assert isinstance(second[0], Started)
+            assert FAILED in second[0].warnings
+            assert not [e for e in second if isinstance(e, Narration) and "drafted" in e.human]
+            return first
+        finally:
+            await client.close()
+
+    said = [e.human for e in asyncio.run(main()) if isinstance(e, Narration)]
+    [human] = [human for human in said if "drafted" in human]
+    why = "drafting failed: ValueError: out of order"
+    assert human == f"Nothing is drafted any more ({why}); the answer is the same without drafts."

@@ -10,8 +10,9 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file, save_file
-from transformers import CONFIG_MAPPING
+from transformers import CONFIG_MAPPING, AutoTokenizer
 
 import rbee_worker
 from rbee_worker.checkpoint import open_checkpoint
@@ -21,10 +22,11 @@ from rbee_worker.engine.messages import Finished, Pooled, Submit
 from rbee_worker.engine.runner import NO_NUMBERS
 from rbee_worker.errors import UnsupportedModel, WrongModel
 from rbee_worker.loading.load import load_engine
+from rbee_worker.model_info import ModelInfo, Pooling
 from rbee_worker.models import ENCODERS
 from rbee_worker.models.config import read_config
 from rbee_worker.tokenizer.load import load_tokenizer
-from rbee_worker.types import ModelInfo, Pool, Pooling, SamplingParams
+from rbee_worker.types import Pool, SamplingParams
 from rbee_worker.verify.compare import relative_error
 from rbee_worker.verify.run import verify_report
 from tests import encoders
@@ -36,6 +38,7 @@ LENGTHS = (1, 5, 70, 256 - 3, 33, 70)
 NOTHING = SamplingParams(max_tokens=0)
 POOLS = {how: Pool(how=how) for how in ("mean", "cls", "last")}  # type: ignore[arg-type]
 BY_ID = {row.id: row for row in ROWS}
+EVERY = [pytest.param(r, id=r.id, marks=[pytest.mark.slow] if r.slow else []) for r in ROWS]
 
 Load = Callable[..., tuple[Engine, ModelInfo]]
 
@@ -84,7 +87,7 @@ def run(engine: Engine) -> dict[str, np.ndarray]:
     return found
 
 
-@pytest.mark.parametrize("row", ROWS, ids=[row.id for row in ROWS])
+@pytest.mark.parametrize("row", EVERY)
 def test_vectors_and_scores_are_those_of_transformers(row: Row, load: Load) -> None:
     """Of ragged texts in one batch; and alone, they have the same bits."""
     engine, info = load(row)
@@ -113,7 +116,7 @@ def test_vectors_and_scores_are_those_of_transformers(row: Row, load: Load) -> N
             assert np.array_equal(run(engine)["alone"], got)
 
 
-@pytest.mark.parametrize("row", ROWS, ids=[row.id for row in ROWS])
+@pytest.mark.parametrize("row", EVERY)
 def test_nothing_is_left_unread(row: Row, folder: Path) -> None:
     """No key of the config and no tensor, but those that are named with a reason; and the plan
     counts what the model has."""
@@ -176,6 +179,41 @@ def test_cut_and_normalized(load: Load) -> None:
         assert relative_error(found[str(dimensions)], want) < BOUND
 
 
+def test_vectors_go_through_dense_maps(load: Load, folder: Path) -> None:
+    """Before they are cut and normalised; and alone, they have the same bits."""
+    row = dataclasses.replace(BY_ID["bert"], id="bert-dense")
+    path = folder / row.id
+    torch.manual_seed(3)
+    maps = [(torch.nn.Linear(64, 96), torch.nn.GELU())]
+    maps += [(torch.nn.Linear(96, 40, bias=False), torch.nn.Identity())]
+    if not path.exists():
+        write(row, path, **encoders.sentence_files(dense=2))
+        for number, (layer, act) in enumerate(maps, 2):
+            encoders.write_dense(path, number, layer, act)
+    engine, info = load(row)
+    assert info.purpose.pooling.dense == (96, 40)
+    assert info.dimensions == 40
+    own = sum(p.numel() for name, p in oracle(row).named_parameters() if "pooler" not in name)
+    assert info.n_parameters == own + 65 * 96 + 96 * 40
+    given = [ids for ids, _ in texts(row)]
+    for number, ids in enumerate(given):
+        for cut in (0, 7):
+            pool = Pool(how="mean", dimensions=cut, normalize=info.purpose.pooling.normalize)
+            submit(engine, f"{number} {cut}", ids, pool)
+    together = run(engine)
+    for number, ids in enumerate(given):
+        want = hidden(row, ids).mean(0)
+        with torch.inference_mode():
+            for layer, act in maps:
+                want = act(layer(want))
+        for cut in (0, 7):
+            kept = want[: cut or 40].double()
+            got = together[f"{number} {cut}"]
+            assert relative_error(got, (kept / kept.norm()).numpy()) < BOUND, (number, cut)
+    submit(engine, "alone", given[2], Pool(how="mean", normalize=True))
+    assert np.array_equal(run(engine)["alone"], together["2 0"])
+
+
 @pytest.mark.parametrize("head", ["TokenClassification", "QuestionAnswering", "MultipleChoice"])
 def test_other_heads_are_refused_by_name(head: str, folder: Path) -> None:
     path = write(BY_ID["bert"], folder / head)
@@ -197,6 +235,8 @@ def test_a_gguf_file_gives_the_same(row: Row, folder: Path) -> None:
         engine, info = load_engine(settings, lambda _: None)
         ckpt = open_checkpoint(str(path))
         assert not [note for note in info.notes if "nothing reads" in note], info.notes
+        lacks = [note for note in info.notes if "no dense maps" in note]
+        assert bool(lacks) == (row.gguf == encoders.GEMMA and path.suffix == ".gguf")
         for number, (ids, second) in enumerate(texts(row)):
             pool = info.purpose.pooling if row.classes else Pooling(how="cls")
             wanted = Pool(how=pool.how, head=bool(row.classes))
@@ -234,19 +274,35 @@ def test_packed_weights(row: Row, backend: str, folder: Path) -> None:
     assert 1e-5 < error < 0.02
 
 
-def test_a_classifier_without_its_pooler_is_refused(folder: Path) -> None:
-    """llama.cpp's converter leaves it out of BERT's files."""
-    row = dataclasses.replace(BY_ID["bert-one-class"], gguf=encoders.BERT)
-    path = write_gguf(row, folder / "no-pooler.gguf")
-    with pytest.raises(UnsupportedModel, match="but not the pooler before it"):
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("bert-one-class", "but not the pooler before it"),
+        ("distilbert-classes", "DistilBERT's classifier, whose activation"),
+    ],
+)
+def test_a_classifier_that_converters_cut_is_refused(name: str, says: str, folder: Path) -> None:
+    """llama.cpp's leaves the pooler out of BERT's files, and computes all others with tanh."""
+    row = dataclasses.replace(BY_ID[name], gguf=encoders.BERT)
+    path = write_gguf(row, folder / f"{name}-cut.gguf")
+    with pytest.raises(UnsupportedModel, match=says):
+        planned(open_checkpoint(str(path)), "f32")
+
+
+def test_distances_that_transformers_does_not_compute_are_refused(folder: Path) -> None:
+    path = write(BY_ID["mpnet"], folder / "mpnet-48")
+    config = path / "config.json"
+    config.write_text(config.read_text().replace('buckets": 32', 'buckets": 48'))
+    with pytest.raises(UnsupportedModel, match="num_buckets is 48, but transformers computes 32"):
         planned(open_checkpoint(str(path)), "f32")
 
 
 def test_every_encoder_has_a_row() -> None:
-    assert {row.config().model_type for row in ROWS} == {*ENCODERS}
+    """And so has the decoder that a key makes an encoder."""
+    assert {row.config().model_type for row in ROWS} == {*ENCODERS, "gemma3_text"}
 
 
-@pytest.mark.parametrize("row", ROWS, ids=[row.id for row in ROWS])
+@pytest.mark.parametrize("row", EVERY)
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
 def test_verify_compares_every_layer(row: Row, backend: str, folder: Path) -> None:
     path = folder / row.id
@@ -333,3 +389,29 @@ def test_rows_that_are_no_numbers_fail_their_text_alone(folder: Path, load: Load
         submit(engine, str(n), [2, 5, 6, 3], POOLS["mean"])
     assert all(np.array_equal(again, found["good"]) for again in run(engine).values())
     assert relative_error(found["good"], hidden(row, [2, 5, 6, 3]).mean(0).numpy()) < BOUND
+
+
+def test_a_prompt_may_have_no_share_in_a_vector(folder: Path) -> None:
+    """include_prompt: false, and numbers that are kept without being asked for; the prompt's tokens
+    are counted as sentence-transformers counts them, of the prompt alone."""
+    row, cut = BY_ID["bert"], 9
+    said = {"pooling_mode": "mean", "include_prompt": False}
+    files = {
+        **encoders.sentence_files(),
+        "1_Pooling__config": said,
+        "config_sentence_transformers": {"prompts": {"query": "the bee "}, "truncate_dim": cut},
+    }
+    path = write(row, folder / "apart", **files)
+    hf = AutoTokenizer.from_pretrained(path)
+    before = len(hf("the bee ")["input_ids"]) - 1  # but for the closing token
+    assert before == 3
+    texts = ["a b", "hum 日 zoo"]
+    with rbee_worker.load(str(path), backend="reference") as model:
+        found = model.embed(texts, prompt_name="query")
+        whole = model.embed(texts, dimensions=64)
+    for text, got, plain in zip(texts, found, whole, strict=True):
+        rows = hidden(row, hf(f"the bee {text}")["input_ids"]).double()
+        want = rows[before:].mean(0)[:cut]
+        assert relative_error(got, (want / want.norm()).numpy()) < BOUND
+        want = hidden(row, hf(text)["input_ids"]).double().mean(0)
+        assert relative_error(plain, (want / want.norm()).numpy()) < BOUND

@@ -13,20 +13,25 @@ from benchmarks import structure
 PACKAGE = Path(__file__).parents[1] / "rbee_worker"
 
 # Part -> parts it may import at run time (`if TYPE_CHECKING` is free).
-BASE = {"types", "errors", "config", "params", "machine", "extras", "adapter_spec", "kept_memory"}
+DATA = {"types", "answer_parts", "sequence_end", "model_info"}
+BASE = DATA | {"errors", "config", "params", "machine", "extras", "adapter_spec", "kept_memory"}
 MAY = {
-    "types": set(),
-    "answer": {"types", "answer"},
+    "answer_parts": set(),
+    "sequence_end": set(),
+    "types": {"answer_parts", "sequence_end"},
+    "model_info": {"types"},
+    "answer": DATA | {"answer"},
     "errors": set(),
     "extras": {"errors", "machine"},
     "adapter_spec": {"errors"},
     "config": {"errors", "adapter_spec", "config"},
     "params": BASE | {"answer"},
     "observe": BASE | {"observe"},
-    "wire": {"types"},
-    "journal": {"types", "errors", "journal"},
-    "client": {"types", "errors", "wire", "client"},
-    "server": BASE | {"observe", "wire", "engine", "session", "journal", "server"},
+    "wire": DATA,
+    "journal": DATA | {"errors", "journal"},
+    "client": DATA | {"errors", "wire", "client"},
+    "speech": BASE | {"checkpoint", "tokenizer", "engine", "speech"},
+    "server": BASE | {"observe", "wire", "engine", "session", "journal", "speech", "server"},
     "checkpoint": BASE | {"checkpoint"},
     "tokenizer": BASE | {"checkpoint", "tokenizer"},
     "state": {"state"},
@@ -46,13 +51,24 @@ MAY = {
     "process": BASE | {"constraints", "observe", "ops", "engine", "loading", "heap", "process"},
     "session": BASE
     | {"answer", "checkpoint", "tokenizer", "observe", "models", "engine", "process", "session"}
-    | {"constraints", "adapters", "pictures"},
+    | {"constraints", "adapters", "pictures", "speech"},
     "library": BASE
     | {"adapters", "checkpoint", "pictures", "tokenizer", "engine", "loading", "session"},
     "verify": BASE | {"checkpoint", "state", "ops", "models", "loading", "verify"},
     "cli": BASE
     | {"checkpoint", "tokenizer", "observe", "wire", "client", "server", "state", "ops", "models"}
-    | {"engine", "loading", "process", "session", "verify", "adapters", "pictures", "heap", "cli"},
+    | {
+        "engine",
+        "loading",
+        "process",
+        "session",
+        "verify",
+        "adapters",
+        "pictures",
+        "speech",
+        "heap",
+        "cli",
+    },
 }
 # Folders of ops/cpu -> those among them that each may import: compiling processes and running ones
 # meet only in what they share.
@@ -65,7 +81,7 @@ CPU_MAY = {
 }
 CPU = "rbee_worker.ops.cpu"
 # What the engine may import of `ops`: the vocabulary, and no backend.
-VOCABULARY = {"ops", "ops.adapted", "ops.backend", "ops.batch", "ops.sampling"}
+VOCABULARY = {"ops", "ops.adapted", "ops.backend", "ops.batch", "ops.executable", "ops.sampling"}
 TORCH_FREE = [
     "library",
     "process.main",
@@ -79,6 +95,7 @@ TORCH_FREE = [
     "ops.adapted",
     "adapters",
     "types",
+    "model_info",
     "errors",
     "extras",
     "config",

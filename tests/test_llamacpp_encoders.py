@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+import torch
 
 from rbee_worker.checkpoint import open_checkpoint
 from rbee_worker.checkpoint.names.encoders import ARCHITECTURES
@@ -18,13 +19,14 @@ from rbee_worker.config import Settings
 from rbee_worker.loading.load import load_engine
 from rbee_worker.tokenizer.load import load_tokenizer
 from rbee_worker.types import Pool
-from tests.encoders import ROWS, Row, sentence_files, write
+from tests.encoders import GEMMA, ROWS, Row, sentence_files, write, write_dense
 from tests.llamacpp.files import converted
 from tests.llamacpp.source import Unavailable, converter_source
 from tests.test_encoders import run, submit, texts
 
 pytestmark = pytest.mark.slow
 IN_GGUF = [row for row in ROWS if row.gguf is not None]
+DENSE = ((64, 96), (96, 64))  # llama.cpp wants the model's width at both ends
 
 
 class Files(NamedTuple):
@@ -44,7 +46,11 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
         pytest.skip(f"llama.cpp's converter cannot be had: {why}")
     jobs = []
     for row in IN_GGUF:
-        own = {} if row.classes else sentence_files(way="cls_token")
+        maps = DENSE if row.gguf == GEMMA else ()
+        own = {} if row.classes else sentence_files(way="cls_token", dense=len(maps))
+        for number, sizes in enumerate(maps, 2):  # biases and activations have no name in GGUF
+            layer = torch.nn.Linear(*sizes, bias=False)
+            write_dense(work / row.id, number, layer, torch.nn.Identity())
         jobs.append((write(row, work / row.id, **own), work / f"{row.id}.gguf"))
     said = converted(source, jobs, work)
     return Files(work, {row.id: said[work / f"{row.id}.gguf"] for row in IN_GGUF})
@@ -68,6 +74,8 @@ def test_a_converted_file_gives_the_same_vectors(row: Row, files: Files) -> None
     assert found.purpose.task == info.purpose.task
     assert found.purpose.labels == info.purpose.labels
     assert found.purpose.pooling.how == info.purpose.pooling.how
+    dense = found.purpose.pooling.dense
+    assert dense == info.purpose.pooling.dense == ((96, 64) if row.gguf == GEMMA else ())
 
 
 def test_bert_gets_its_own_vocabulary(files: Files) -> None:

@@ -3,12 +3,14 @@ reads and writes them; and what such a model is not asked for."""
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import T5Tokenizer
+from transformers import GenerationConfig, T5Tokenizer
 
 import rbee_worker
 from rbee_worker.errors import WrongModel
@@ -51,6 +53,21 @@ def test_a_prompt_is_read_and_an_answer_written_as_transformers_does(
     text = tokenizer.decode(want, skip_special_tokens=True)
     assert found.text == text
     assert not text.startswith(" ")
+    assert torch.equal(want[1 : 1 + len(found.token_ids)], torch.tensor(found.token_ids))
+
+
+def test_an_answer_begins_with_the_token_of_generation_config(folder: Path, tmp_path: Path) -> None:
+    """Which transformers uses before the config's own."""
+    path = Path(shutil.copytree(folder, tmp_path / "t5"))
+    said = {"decoder_start_token_id": 7, "eos_token_id": 1, "pad_token_id": 0}
+    (path / "generation_config.json").write_text(json.dumps(said))
+    ids = T5Tokenizer.from_pretrained(path)(PROMPT, return_tensors="pt").input_ids
+    chosen = GenerationConfig.from_pretrained(path)
+    generate: Any = pairs.oracle("flan").generate
+    want = generate(ids, generation_config=chosen, max_new_tokens=8, do_sample=False)[0]
+    assert want[0] == 7
+    with rbee_worker.load(str(path), backend="reference") as loaded:
+        found = loaded.generate(PROMPT, max_tokens=8, temperature=0.0)
     assert torch.equal(want[1 : 1 + len(found.token_ids)], torch.tensor(found.token_ids))
 
 

@@ -33,7 +33,7 @@ from rbee_worker.types import EosToken, Request, Resolved, SamplingParams
 
 VOCAB, CONTEXT = 1000, 512
 NAN, INF = float("nan"), float("inf")
-SURFACES = ("job", "generate", "completions", "chat")
+SURFACES = ("job", "generate", "completions", "chat", "speech")
 
 
 def resolved(request: dict[str, Any] | None = None, surface: Any = "job", **more: Any) -> Resolved:

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
 import pytest
 
+from rbee_worker.checkpoint import open_checkpoint
 from rbee_worker.checkpoint.formats import DECODABLE
 from rbee_worker.checkpoint.random_blocks import RANDOM, random_rows
 from rbee_worker.config import Settings
 from rbee_worker.errors import UnsupportedModel, UsageError
-from rbee_worker.models import plan_model
+from rbee_worker.models import ARCHITECTURES, plan_model
 from rbee_worker.models.random import open_model, random_checkpoint, reference
 from rbee_worker.models.shapes import SHAPES
 from rbee_worker.ops.backends import backend
+from rbee_worker.ops.plan import PlanOps
+from tests import encoders, pairs, seeing
+from tests.archs import ARCHS, write_checkpoint
 from tests.outlines import read_bytes
 
 # As the models' own pages count them, tied embeddings once.
@@ -100,6 +106,40 @@ def test_a_directory_will_do(tmp_path: Path) -> None:
     found, named = random_checkpoint(str(tmp_path)), random_checkpoint("smollm2-135m")
     assert found.config == named.config
     assert found.source.names() == named.source.names()
+
+
+def every_row() -> dict[str, Any]:
+    """What writes a config.json, for every kind of model that is supported."""
+    found: dict[str, Any] = {
+        row.config().model_type: partial(write_checkpoint, row) for row in ARCHS
+    }
+    for row in encoders.ROWS:
+        kind = row.config().model_type
+        found[f"{kind} encoder" if kind in ARCHITECTURES else kind] = partial(encoders.write, row)
+    found |= {row.type: partial(pairs.write, row.id) for row in pairs.ROWS}
+    return found | {row.type: partial(seeing.write, row.id) for row in seeing.ROWS}
+
+
+def kinds() -> list[Any]:
+    """Decoders take a quarter of a minute; the random weights of some are used in CI elsewhere."""
+    return [
+        pytest.param(kind, marks=pytest.mark.long if kind in ARCHITECTURES else pytest.mark.slow)
+        for kind in every_row()
+    ]
+
+
+@pytest.mark.parametrize("kind", kinds())
+def test_every_kind_of_model_can_be_random(kind: str, tmp_path: Path) -> None:
+    """Its config alone has the tensors of its files, but for those that files leave out."""
+    folder = every_row()[kind](tmp_path)
+    ckpt = random_checkpoint(str(folder))
+    model = plan_model(ckpt, PlanOps("f32"))
+    real = plan_model(open_checkpoint(str(folder)), PlanOps("f32"))
+    assert model.purpose == real.purpose
+    assert len(model.blocks) == len(real.blocks)
+    assert [g.spec for g in model.groups] == [g.spec for g in real.groups]
+    assert (model.tower is None) == (real.tower is None)
+    assert model.n_parameters == real.n_parameters
 
 
 def test_a_reference_says_all() -> None:

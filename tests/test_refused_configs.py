@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
+from transformers import T5Config, T5EncoderModel
 
 from rbee_worker.checkpoint import open_checkpoint
 from rbee_worker.errors import CheckpointError, ModelError, UnsupportedModel
-from tests.archs import ARCHS, write_checkpoint
+from tests.archs import ARCHS, oracle, write_checkpoint, write_gguf
+from tests.encoders import sentence_files
 from tests.outlines import planned_model
 
 BY_ID = {arch.id: arch for arch in ARCHS}
@@ -20,6 +25,8 @@ CASES: list[tuple[str, dict[str, Any], type[ModelError], str]] = [
     ("llama", {"partial_rotary_factor": 0.5}, UnsupportedModel, "rotates whole heads"),
     ("llama", {"num_hidden_layers": 0}, CheckpointError, "layers = 0"),
     ("llama", {"hidden_act": "swoosh"}, UnsupportedModel, "hidden_act 'swoosh'"),
+    ("llama", {"is_causal": False}, UnsupportedModel, "is_causal is false: tokens of this model"),
+    ("mamba", {"is_causal": False}, UnsupportedModel, "is_causal is false: tokens of this model"),
     ("mistral-window", {"sliding_window": -1}, CheckpointError, "sliding_window = -1"),
     ("granite", {"logits_scaling": 0}, CheckpointError, "logits_scaling is 0"),
     ("smollm3", {"no_rope_layers": [1, 0]}, CheckpointError, "no_rope_layers names 2 layers"),
@@ -31,7 +38,13 @@ CASES: list[tuple[str, dict[str, Any], type[ModelError], str]] = [
         "layer_types has chunked_attention",
     ),
     ("gemma3", {"sliding_window": None}, CheckpointError, "sliding_window is not set"),
-    ("gemma3", {"use_bidirectional_attention": True}, UnsupportedModel, "encodes text"),
+    ("gemma2", {"use_bidirectional_attention": True}, UnsupportedModel, "encodes text"),
+    (
+        "gemma3",
+        {"use_bidirectional_attention": True, "vision_config": {}},
+        UnsupportedModel,
+        "vectors of texts and pictures",
+    ),
     (
         "exaone4",
         {"sliding_window_pattern": None, "layer_types": None},
@@ -201,3 +214,52 @@ def test_a_config_that_cannot_work(
         planned_model(open_checkpoint(str(path)), "f32")
     assert says in caught.value.message
     assert type(caught.value) is kind
+
+
+def test_vectors_that_code_of_the_authors_makes(tmp_path: Path) -> None:
+    """Such a decoder's tokens see later ones, as a rule; where the code only writes text, it is not
+    needed."""
+    path = write_checkpoint(BY_ID["qwen2"], tmp_path)
+    for name, content in sentence_files(way="lasttoken").items():
+        at = path / f"{name.replace('__', '/')}.json"
+        at.parent.mkdir(exist_ok=True)
+        at.write_text(json.dumps(content))
+    planned_model(open_checkpoint(str(path)), "f32")
+    config = json.loads((path / "config.json").read_text())
+    config["auto_map"] = {"AutoModel": "modeling_qwen.Qwen2Model"}
+    (path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UnsupportedModel, match=r"makes this model's vectors \(modeling_qwen"):
+        planned_model(open_checkpoint(str(path)), "f32")
+    (path / "modules.json").unlink()
+    planned_model(open_checkpoint(str(path)), "f32")
+
+
+def test_a_decoder_with_a_head_for_classes(tmp_path: Path) -> None:
+    """As rerankers and reward models are published: no damaged file of a model that generates."""
+    folder = write_checkpoint(BY_ID["qwen3"], tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    config["architectures"] = ["Qwen3ForSequenceClassification"]
+    (folder / "config.json").write_text(json.dumps(config))
+    weights = folder / "model.safetensors"
+    tensors = load_file(weights)
+    tensors.pop("lm_head.weight", None)
+    save_file(tensors | {"score.weight": np.zeros((1, 64), np.float32)}, weights)
+    with pytest.raises(UnsupportedModel, match="Qwen3ForSequenceClassification: decoders with a"):
+        planned_model(open_checkpoint(str(folder)), "f32")
+
+
+def test_a_gguf_decoder_with_a_head_for_classes(tmp_path: Path) -> None:
+    """As llama.cpp's converter writes Qwen3-Reranker."""
+    arch = BY_ID["qwen3"]
+    head = {"cls.output.weight": np.zeros((2, 64), np.float32)}
+    row = replace(arch, metadata={**arch.metadata, "pooling_type": 4}, extra=lambda config: head)
+    file = write_gguf(row, oracle(arch), tmp_path / "model.gguf")
+    with pytest.raises(UnsupportedModel, match="qwen3: decoders with a head for classes"):
+        planned_model(open_checkpoint(str(file)), "f32")
+
+
+def test_the_encoder_of_a_pair_alone(tmp_path: Path) -> None:
+    config = T5Config(vocab_size=64, d_model=32, d_kv=8, d_ff=48, num_layers=1, num_heads=4)
+    T5EncoderModel(config).save_pretrained(tmp_path)
+    with pytest.raises(UnsupportedModel, match="T5EncoderModel: encoders without their decoder"):
+        planned_model(open_checkpoint(str(tmp_path)), "f32")

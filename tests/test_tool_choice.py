@@ -12,7 +12,7 @@ import jsonschema
 import pytest
 
 import rbee_worker
-from rbee_worker.answer.formats import TOOLS
+from rbee_worker.answer.tool_formats import TOOLS
 from rbee_worker.errors import InvalidRequest
 from rbee_worker.library import Answer, Model
 from tests.server.talking import write

@@ -19,7 +19,7 @@ def test_every_layer_of_every_file(arch: Arch, tmp_path: Path) -> None:
     for kind, comparison in measured(arch, tmp_path).items():
         assert comparison.ok, (
             f"{arch.id}, {kind}: {comparison}; is this how HF's class has the file's weights "
-            "(rbee_worker/verify/families.py)?"
+            "(rbee_worker/verify/regrouped.py)?"
         )
         assert len(comparison.steps) == arch.config().num_hidden_layers + 2
 

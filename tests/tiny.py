@@ -148,13 +148,19 @@ def write_safetensors(
 
 
 def write_gguf(
-    path: Path, *, arch: str = "llama", without: Collection[str] = (), tokenizer: bool = True
+    path: Path,
+    *,
+    arch: str = "llama",
+    without: Collection[str] = (),
+    tokenizer: bool = True,
+    pads: int = 0,
 ) -> Path:
-    """The same model as llama.cpp's converter writes it. without: GGUF names of tensors."""
+    """The same model as llama.cpp's converter writes it. without: GGUF names of tensors. pads: rows
+    without a token, which the converter gives names."""
     w = gguf.GGUFWriter(path, arch)
-    _add_metadata(w, DIM, FFN, tokenizer)
+    _add_metadata(w, DIM, FFN, tokenizer, pads)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, LAYERS)
-    for name, value in tensors().items():
+    for name, value in tensors(vocab=VOCAB + pads).items():
         stem, _, suffix = name.rpartition(".")
         found = f"{names.get_name(stem)}.{suffix}"
         heads = HEADS if stem.endswith("q_proj") else KV_HEADS if stem.endswith("k_proj") else 0
@@ -190,7 +196,7 @@ def write_packed_gguf(path: Path, formats: Sequence[str], dim: int = 256) -> Pat
     return _written(w, path)
 
 
-def _add_metadata(w: gguf.GGUFWriter, dim: int, ffn: int, tokenizer: bool) -> None:
+def _add_metadata(w: gguf.GGUFWriter, dim: int, ffn: int, tokenizer: bool, pads: int = 0) -> None:
     w.add_context_length(CONTEXT)
     w.add_embedding_length(dim)
     w.add_block_count(LAYERS)
@@ -200,13 +206,14 @@ def _add_metadata(w: gguf.GGUFWriter, dim: int, ffn: int, tokenizer: bool) -> No
     w.add_layer_norm_rms_eps(1e-5)
     w.add_rope_freq_base(10000.0)
     w.add_rope_dimension_count(dim // HEADS)
-    w.add_vocab_size(VOCAB)
+    w.add_vocab_size(VOCAB + pads)
     if tokenizer:
         tokens = vocabulary()
+        unused = [f"[PAD{VOCAB + n}]" for n in range(pads)]
         w.add_tokenizer_model("gpt2")
         w.add_tokenizer_pre("smollm")
-        w.add_token_list(tokens)
-        w.add_token_types([3 if t in SPECIAL else 1 for t in tokens])
+        w.add_token_list(tokens + unused)
+        w.add_token_types([3 if t in SPECIAL else 1 for t in tokens] + [5 for _ in unused])
         w.add_token_merges(list(MERGES))
         w.add_eos_token_id(tokens.index("<|im_end|>"))
         w.add_bos_token_id(tokens.index(BOS))

@@ -58,7 +58,7 @@ def _checked(file: GgufFile, ckpt: Checkpoint) -> tuple[Architecture, float]:
     row = GGUF_ARCHITECTURES.get(name)
     own = {} if ckpt.gguf is None else ckpt.gguf.metadata
     same = row is not None and (
-        own.get("general.architecture") == name if own else ckpt.arch in _types(row)
+        own.get("general.architecture") == name if own else ckpt.arch in row.model_types
     )
     if row is None or not same:
         raise AdapterError(f"{path}: an adapter of {name}, but the base is {ckpt.arch}.")
@@ -72,12 +72,6 @@ def _checked(file: GgufFile, ckpt: Checkpoint) -> tuple[Architecture, float]:
     if not isinstance(alpha, int | float) or not math.isfinite(alpha):
         raise AdapterError(f"{path}: adapter.lora.alpha is {str(alpha)[:40]!r}.", fix=_CONVERT)
     return row, float(alpha)
-
-
-def _types(row: Architecture) -> set[str]:
-    """The Hugging Face architectures that a row's files may be."""
-    named = {row.model_type, *(name for _, name in row.variants)}
-    return named | {name for _, _, name in row.by_value}
 
 
 def _heads(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ SAME_MAPS = frozenset(
         *("llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen2_moe", "qwen3_moe", "smollm3"),
         *("granite", "gemma", "gemma2", "gemma3_text", "phi", "phi3", "olmo", "olmo2", "olmo3"),
         *("stablelm", "starcoder2", "cohere", "exaone4", "arcee", "seed_oss", "nemotron"),
-        "idefics3",  # a file of Llama with a tower beside it
+        *("idefics3", "moondream1"),  # files of Llama and of Phi with a tower beside them
     )
 )
 

@@ -5,11 +5,12 @@ Text in, pieces out: nothing here knows of ids, templates' rendering, or HTTP.
 """
 
 from rbee_worker.answer.find import find_format, reads
-from rbee_worker.answer.formats import NO_FORMAT, by_name, tool_formats
 from rbee_worker.answer.kinds import Format
 from rbee_worker.answer.reader import Reader
+from rbee_worker.answer.reasoning_formats import NO_FORMAT
 from rbee_worker.answer.schemas import tool_table
 from rbee_worker.answer.tape import call_ids
+from rbee_worker.answer.tool_formats import by_name, tool_formats
 
 __all__ = [
     "NO_FORMAT",

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 
-from rbee_worker.answer.formats import HARMONY, HARMONY_SIGNS, THINKING, TOOLS
 from rbee_worker.answer.kinds import Format, Thinking, Tools
+from rbee_worker.answer.reasoning_formats import HARMONY, HARMONY_SIGNS, THINKING
+from rbee_worker.answer.tool_formats import TOOLS
 
 _BARE = r"(?<![.\w'\"]){}(?![\w'\"])"  # a variable of the template, not a key or an attribute
 

@@ -1,4 +1,5 @@
-"""The parts of a description of how a model writes reasoning and tool calls: see `formats.py`."""
+"""The parts of a description of how a model writes reasoning and tool calls: see
+`reasoning_formats.py` and `tool_formats.py`."""
 
 from __future__ import annotations
 

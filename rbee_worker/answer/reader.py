@@ -14,7 +14,8 @@ from rbee_worker.answer.bodies import begins, read_section, read_value
 from rbee_worker.answer.kinds import Format, Section, Thinking
 from rbee_worker.answer.schemas import Tool
 from rbee_worker.answer.tape import END, Doing, Enough, Ids, Taking, Tape, automaton_of, merged
-from rbee_worker.types import Part, Place
+from rbee_worker.answer_parts import Part
+from rbee_worker.types import Place
 
 
 class Reader:

@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import TypeVar
 
 from rbee_worker.answer.automaton import Automaton
-from rbee_worker.types import CallPiece, Part
+from rbee_worker.answer_parts import CallPiece, Part
 
 T = TypeVar("T")
 Generating = Generator[None, str | None, T]  # a coroutine that takes characters

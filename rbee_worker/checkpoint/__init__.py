@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rbee_worker.checkpoint.opened import Checkpoint, open_checkpoint, open_found
+    from rbee_worker.checkpoint.checkpoint import Checkpoint
+    from rbee_worker.checkpoint.opened import open_checkpoint, open_found
 
 __all__ = ["Checkpoint", "open_checkpoint", "open_found"]
 

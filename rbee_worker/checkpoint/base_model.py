@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rbee_worker.checkpoint.formats import Packed, TensorInfo, TensorSource
+from rbee_worker.checkpoint.formats import TensorSource
+from rbee_worker.checkpoint.other_names import OtherNames
 from rbee_worker.checkpoint.tied import HEAD
 
 _PREFIX = "model."
@@ -24,28 +25,5 @@ def completed(
     headless = HEAD not in names and config.get("tie_word_embeddings") is False
     if headless:
         config = {**config, "tie_word_embeddings": True}
-    return dict(config), _Prefixed(source), headless
-
-
-class _Prefixed:
-    """A source whose tensors, all but the head, get the prefix."""
-
-    def __init__(self, source: TensorSource) -> None:
-        self._source = source
-        self._where = {n if n == HEAD else _PREFIX + n: n for n in source.names()}
-
-    def names(self) -> list[str]:
-        """See `TensorSource`."""
-        return list(self._where)
-
-    def info(self, name: str) -> TensorInfo:
-        """See `TensorSource`."""
-        return self._source.info(self._where[name])
-
-    def read(self, name: str) -> Packed:
-        """See `TensorSource`."""
-        return self._source.read(self._where[name])
-
-    def release(self) -> None:
-        """See `TensorSource.release`."""
-        self._source.release()
+    where = {name if name == HEAD else _PREFIX + name: name for name in names}
+    return dict(config), OtherNames(source, where), headless

@@ -6,6 +6,7 @@ This module knows only sizes; `decoding` knows how a format's values are compute
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -86,6 +87,11 @@ DECODABLE: frozenset[str] = FLOATS | {
     *("TQ1_0", "TQ2_0", "MXFP4", "F8_B128"),
 }
 INTEGERS: frozenset[str] = frozenset({"I8", "I16", "I32", "I64", "U8", "U16", "U32", "U64", "BOOL"})
+
+
+def is_packed(formats: Iterable[str]) -> bool:
+    """Whether weights in any of these formats are quantized."""
+    return not (FLOATS | INTEGERS).issuperset(formats)
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ FOREIGN = "convert the model again with a current GGUF converter"
 _U32 = Struct("<I")
 _U64 = Struct("<Q")
 _BOOL, _STRING, _ARRAY = 7, 8, 9
+_ADDED = (-1, 0)  # in the place of a type and a position: the file has no such value
 _CODES = ("u1", "i1", "u2", "i2", "u4", "i4", "f4", "u1", None, None, "u8", "i8", "f8")
 _NUMBERS: dict[int, np.dtype[Any]] = {
     number: np.dtype(f"<{code}") for number, code in enumerate(_CODES) if code
@@ -151,10 +152,19 @@ class Metadata(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(self._index)
 
+    def with_values(self, values: Mapping[str, Any]) -> Metadata:
+        """The same keys, with `values` added or in the place of what the file has."""
+        made = Metadata(self._path, self._data, {**self._index, **dict.fromkeys(values, _ADDED)})
+        made._decoded = {**self._decoded, **values}
+        return made
+
     def array_length(self, key: str) -> int | None:
         """The length of an array, without decoding it; None if the key is absent or not an
         array."""
-        kind, at = self._index.get(key, (-1, 0))
+        kind, at = self._index.get(key, _ADDED)
+        if (kind, at) == _ADDED:
+            value = self._decoded.get(key)
+            return len(value) if isinstance(value, list) else None
         return int(_U64.unpack_from(self._data, at + 4)[0]) if kind == _ARRAY else None
 
     def _decode(self, kind: int, at: int, key: str) -> tuple[Any, int]:

@@ -37,20 +37,24 @@ def read_config(path: Path) -> tuple[str, dict[str, Any], Dialect | None]:
 
     Raises CheckpointError if it is damaged, UnsupportedModel if it has no model_type.
     """
-    config = read_json(path)
-    check_spellings(config, str(path))
+    return adopted(read_json(path), str(path))
+
+
+def adopted(config: dict[str, Any], where: str) -> tuple[str, dict[str, Any], Dialect | None]:
+    """`read_config` of what such a file holds."""
+    check_spellings(config, where)
     found = config.get("model_type")
     if found in _SHARED:
         found = next((name for key, name in _BY_KEY.items() if key in config), found)
     if not isinstance(found, str) or not found:
         raise UnsupportedModel(
-            f"{path}: names no model_type (architectures: {config.get('architectures')}).",
+            f"{where}: names no model_type (architectures: {config.get('architectures')}).",
             fix="add the model_type of the architecture to config.json",
         )
     dialect = DIALECTS.get(found)
     if dialect is not None:
-        config = renamed_config(dialect, config, str(path))
-    return str(config["model_type"]), canonical(config, str(path)), dialect
+        config = renamed_config(dialect, config, where)
+    return str(config["model_type"]), canonical(config, where), dialect
 
 
 def canonical(config: Mapping[str, Any], where: str) -> dict[str, Any]:

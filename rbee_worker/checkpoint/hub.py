@@ -28,11 +28,12 @@ from rbee_worker.checkpoint.cache import (
 from rbee_worker.checkpoint.weight_files import parts_of
 from rbee_worker.errors import BadReference, ModelError
 
-# The files of a model directory; others, and those in subfolders of the repository (but the configs
+# The files of a model directory; others, and those in subfolders of the repository (but those
 # of sentence-transformers' steps), are not fetched.
 _WANTED = re.compile(
     r"(?!consolidated)[^/]+\.safetensors|[^/]+\.json|[^/]+\.jinja|tokenizer[^/]*\.model|"
-    r"sentencepiece[^/]*\.model|merges\.txt|vocab\.txt|rwkv_vocab_v\d+\.txt|[^/]+\.tiktoken|\d+_\w+/config\.json"
+    r"(?:sentencepiece[^/]*|spiece)\.model|merges\.txt|vocab\.txt|rwkv_vocab_v\d+\.txt|"
+    r"[^/]+\.tiktoken|\d+_\w+/(?:config\.json|model\.safetensors)"
 )
 
 
@@ -121,7 +122,7 @@ def _fetch(model: HubModel, cache: Path, progress: Progress) -> Path:
             for name in names
         ]
     _remember(model, str(info.sha), cache)
-    return paths[0] if model.file else paths[0].parent
+    return paths[0] if model.file else paths[0].parents[names[0].count("/")]
 
 
 def _remember(model: HubModel, commit: str, cache: Path) -> None:
@@ -146,7 +147,7 @@ def _choose(model: HubModel, sizes: dict[str, int]) -> list[str]:
             )
         return _parts(model, ggufs)
     names = sorted(name for name in sizes if _WANTED.fullmatch(name))
-    if not any(name.endswith(".safetensors") for name in names):
+    if not any(name.endswith(".safetensors") and "/" not in name for name in names):
         fix = f"name a file: {model}:{ggufs[0]}" if ggufs else "use a repository with safetensors"
         raise BadReference(f"{model}: the repository has no safetensors weights.", fix=fix)
     return names
@@ -272,10 +273,11 @@ def _old_receipt(model: HubModel, root: Path) -> Path:
 
 
 def _read_receipt(file: Path) -> tuple[str, Path | None]:
-    """(reference, path). The path is None if it no longer exists or the record is unreadable."""
+    """(reference, path). The path is None if it no longer exists, is a folder without weights (that
+    of a step, once) or the record is unreadable."""
     try:
         receipt = json.loads(file.read_bytes())
         ref, path = str(receipt["ref"]), Path(receipt["path"])
     except (OSError, ValueError, KeyError, TypeError):
         return "", None
-    return ref, path if path.exists() else None
+    return ref, path if path.is_file() or any(path.glob("*.safetensors")) else None

@@ -20,7 +20,7 @@ _ELSE = "use another model, or its safetensors directory"
 
 def by_layers(config: dict[str, Any], where: str) -> None:
     """Replace `unwindowed` and per-layer lists in `config`. Raises UnsupportedModel."""
-    if further := config.get("further_layers", 0):
+    if further := config.get("num_nextn_predict_layers") or 0:
         config["num_hidden_layers"] -= further
         config |= {k: v[:-further] for k, v in config.items() if k == "layer_types"}
     if isinstance(nth := config.get("layer_types"), int):

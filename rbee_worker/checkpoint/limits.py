@@ -89,7 +89,7 @@ _LISTED = (
 )
 _LAYERS = (
     *("num_hidden_layers", "num_nextn_predict_layers", "num_kv_shared_layers"),
-    *("num_dense_layers", "further_layers"),
+    "num_dense_layers",
 )
 # Widths: at most as many as the largest tensor has values.
 _WIDTHS = (

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from rbee_worker.checkpoint.dense import gguf_dense
 from rbee_worker.checkpoint.foreign import refuse_gguf
 from rbee_worker.checkpoint.formats import Packed, TensorInfo
 from rbee_worker.checkpoint.gguf import GgufFile
@@ -27,7 +28,8 @@ from rbee_worker.checkpoint.ops import OPS
 from rbee_worker.checkpoint.sentence import UNSAID, Sentence
 from rbee_worker.checkpoint.unsupported import unsupported
 from rbee_worker.errors import CheckpointError, UnsupportedModel
-from rbee_worker.types import Pooling, PoolingRule
+from rbee_worker.model_info import Pooling
+from rbee_worker.types import PoolingRule
 
 MAX_COUNT = 1 << 31
 NO_ID = 0xFFFF_FFFF  # -1 in an unsigned key: there is no such token
@@ -88,6 +90,9 @@ def read_config(file: GgufFile, arch: Architecture) -> tuple[str, dict[str, Any]
     for key, value, variant in arch.by_value:
         if config.get(key) == value:
             model_type = variant
+    for name, variant in arch.by_tensor:
+        if name in file.tensors:
+            model_type = variant
     config["model_type"] = model_type
     there = {*file.tensors, *(_split(name)[0] for name in file.tensors)}
     for key, names in arch.present.items():
@@ -142,7 +147,10 @@ def read_sentence(file: GgufFile) -> Sentence:
             f"{file.path}: {name} is {str(number)[:20]}, an unknown way of pooling.",
             fix="use a file that pools by mean, cls or last.",
         )
-    return Sentence(pooling=Pooling(how=how, normalize=True, origin=f"gguf:{name}"))
+    dense = gguf_dense(file)
+    sizes = tuple(one.outputs for one in dense)
+    pooling = Pooling(how=how, normalize=True, origin=f"gguf:{name}", dense=sizes)
+    return Sentence(pooling=pooling, dense=dense)
 
 
 def _put(config: dict[str, Any], key: str, value: Any) -> None:
@@ -247,18 +255,27 @@ def _derive_rope(file: GgufFile, config: dict[str, Any]) -> None:
 
 
 class GgufSource:
-    """The tensors of a GGUF file under their HF names, with rows in HF order.
+    """The tensors of a GGUF file under their HF names, with rows in HF order. but: the names of
+    tensors that are not the model's own.
 
     A tensor without a table row is listed under its own name with "gguf:" before it, so that it is
     never overlooked.
     """
 
-    def __init__(self, file: GgufFile, rows: Iterable[Row], config: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        file: GgufFile,
+        rows: Iterable[Row],
+        config: Mapping[str, Any],
+        but: Collection[str] = (),
+    ) -> None:
         self._file = file
         self._config = config
         self._where: dict[str, tuple[str, str | None]] = {}
         patterns = {row.gguf: row for row in rows}
         for name in file.tensors:
+            if name in but:
+                continue
             pattern, numbers = _split(name)
             row = patterns.get(pattern)
             hf = row.hf.format(*numbers) if row else f"gguf:{name}"

@@ -10,18 +10,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from rbee_worker.checkpoint.checkpoint import Checkpoint
 from rbee_worker.checkpoint.formats import Packed, TensorInfo, TensorSource
 from rbee_worker.checkpoint.gguf import GgufFile
 from rbee_worker.checkpoint.gguf_split import open_gguf
 from rbee_worker.checkpoint.mapped import GgufSource, read_keys
-from rbee_worker.checkpoint.names.rows import Key, Row, rows
+from rbee_worker.checkpoint.names.architecture import Key, Row
+from rbee_worker.checkpoint.names.rows import rows
 from rbee_worker.checkpoint.processor import of_tower
 from rbee_worker.errors import CheckpointError, UsageError, WorkerError
-
-if TYPE_CHECKING:
-    from rbee_worker.checkpoint.opened import Checkpoint
 
 NONE = "none"  # --mmproj: no tower, whatever is there
 _ARCHITECTURE, _PREFIX = "clip", "clip.vision."
@@ -40,12 +39,18 @@ _WIDTH = Key("projection_dim", "width", "count", required=True)
 @dataclass(frozen=True)
 class _Projector:
     """texts: model_type of the text model -> that of the whole. vision: where its tensors are;
-    others: rows of the connector; merge: the edge of a square of patches, if the file says none."""
+    others: rows of the connector; merge: the edge of a square of patches, if the file says none;
+    key: the config key that says how many tokens a picture becomes; idle: how many of the last
+    blocks llama.cpp leaves out; lacks: a tensor that only other towers with such a projector have.
+    """
 
     texts: Mapping[str, str]
     vision: str
     others: tuple[Row, ...]
     merge: int
+    key: str = ""
+    idle: int = 0
+    lacks: str = ""
 
 
 _PROJECTORS: Mapping[str, _Projector] = {
@@ -54,6 +59,7 @@ _PROJECTORS: Mapping[str, _Projector] = {
         "vision_model",
         rows("mm.model.fc", "connector.modality_projection.proj", "weight"),
         2,
+        "scale_factor",
     ),
     "gemma3": _Projector(
         {"gemma3_text": "gemma3_text"},
@@ -67,6 +73,15 @@ _PROJECTORS: Mapping[str, _Projector] = {
             ),
         ),
         4,
+        "mm_tokens_per_image",
+    ),
+    "mlp": _Projector(  # LLaVA's: its layers give the rows before the last block
+        {"phi": "moondream1"},
+        "vision_tower",
+        (*rows("mm.0", "projection.mlp.fc1"), *rows("mm.2", "projection.mlp.fc2")),
+        1,
+        idle=1,
+        lacks="v.class_embd",
     ),
 }
 
@@ -130,6 +145,8 @@ def _misfit(file: GgufFile, model: Checkpoint) -> str:
     if projector is None:
         known = ", ".join(_PROJECTORS)
         return f"has a projector of the kind {kind[:40]!r}; those of {known} are supported"
+    if projector.lacks in file.tensors:
+        return f"is a tower of another family: it has a tensor {projector.lacks}"
     if model.arch not in projector.texts:
         return f"its projector {kind!r} does not belong to a model of the kind {model.arch!r}"
     width = read_keys(file, (_WIDTH,), _PREFIX)["width"]
@@ -150,6 +167,9 @@ def _joined(model: Checkpoint, file: GgufFile) -> Checkpoint:
     projector = _PROJECTORS[_kind(file)]
     vision = read_keys(file, _KEYS, _PREFIX)
     vision["hidden_act"] = _activation(file)
+    for _ in range(projector.idle):
+        vision["num_hidden_layers"] -= 1
+        file = _without(file, f"v.blk.{vision['num_hidden_layers']}.")
     key = f"{_PREFIX}projector.scale_factor"
     merge = file.metadata.get(key, projector.merge)
     if type(merge) is not int or not 0 < merge < 1 << 15 or not vision["patch_size"]:
@@ -161,10 +181,8 @@ def _joined(model: Checkpoint, file: GgufFile) -> Checkpoint:
     }
     arch = projector.texts[model.arch]
     across = vision["image_size"] // vision["patch_size"] // merge
-    if arch == model.arch:  # Gemma 3 says how many tokens a picture has
-        config["mm_tokens_per_image"] = across * across
-    else:
-        config |= {"scale_factor": merge, "model_type": arch}
+    counts = {"scale_factor": merge, "mm_tokens_per_image": across * across}
+    config |= {"model_type": arch} | {k: n for k, n in counts.items() if k == projector.key}
     source = _Both(model.source, GgufSource(file, _rows(projector, file), vision))
     note = f"pictures are read with {file.path.name}"
     longest = file.metadata.get("clip.vision.preproc_image_size")
@@ -177,6 +195,12 @@ def _joined(model: Checkpoint, file: GgufFile) -> Checkpoint:
         tower=file.path,
         processor=of_tower(_kind(file), vision["image_size"], across * across, longest),
     )
+
+
+def _without(file: GgufFile, start: str) -> GgufFile:
+    """The file without the tensors whose names begin so."""
+    kept = {name: at for name, at in file.tensors.items() if not name.startswith(start)}
+    return replace(file, tensors=kept)
 
 
 def _activation(file: GgufFile) -> str:

@@ -1,11 +1,10 @@
-"""An opened model: its config, tensors and tokenizer files, whichever kind of file it is in."""
+"""Opens a model: its config, tensors and tokenizer files, whichever kind of file it is in."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from rbee_worker.checkpoint import (
     base_model,
@@ -14,45 +13,25 @@ from rbee_worker.checkpoint import (
     hf_named,
     limits,
     mapped,
+    own_code,
     safetensors,
     scaled,
+    stages,
     tied,
 )
+from rbee_worker.checkpoint.checkpoint import Checkpoint
 from rbee_worker.checkpoint.colours import with_colours
 from rbee_worker.checkpoint.formats import DECODABLE, INTEGERS, TensorSource
 from rbee_worker.checkpoint.gguf import GgufFile
 from rbee_worker.checkpoint.gguf_split import open_gguf
 from rbee_worker.checkpoint.mmproj import with_tower
 from rbee_worker.checkpoint.names import TOKENIZER_KEYS, Architecture
-from rbee_worker.checkpoint.processor import NONE, ProcessorFiles, read_processor
+from rbee_worker.checkpoint.processor import read_processor
 from rbee_worker.checkpoint.reading import inside, read_json, read_text
 from rbee_worker.checkpoint.renamed import RenamedSource
-from rbee_worker.checkpoint.sentence import UNSAID, Sentence, read_sentence
+from rbee_worker.checkpoint.sentence import read_sentence
 from rbee_worker.checkpoint.tokenizer_files import tokenizer_files
 from rbee_worker.errors import CheckpointError
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """An opened model. `config` is in canonical form (see `hf_config`), and tensor names are HF's
-    for both kinds of files. gguf: the file whose metadata says what the model is; None where
-    config.json does (safetensors, and GGUF files of `hf_named`)."""
-
-    ref: str  # as the user wrote it
-    path: Path
-    kind: Literal["safetensors", "gguf"]
-    arch: str  # HF's model_type
-    config: dict[str, Any]
-    generation: dict[str, Any]  # generation_config.json ({} when absent)
-    source: TensorSource
-    tokenizer_config: dict[str, Any]
-    files: dict[str, Path]  # see `tokenizer_files`
-    gguf: GgufFile | None
-    notes: tuple[str, ...]  # warnings for the user
-    sentence: Sentence = UNSAID  # how vectors are made of texts, as far as its files say
-    headless: bool = False  # a decoder without an output head: it gives vectors only
-    tower: Path | None = None  # the file of what reads pictures, if that is another one
-    processor: ProcessorFiles = NONE  # how pictures become its input
 
 
 def open_checkpoint(
@@ -78,7 +57,7 @@ def open_found(ref: str, path: Path, mmproj: str = "") -> Checkpoint:
     """Open the path that `ref` resolved to. mmproj: the path of a GGUF model's tower; "": one that
     lies beside it, "none": none. Raises CheckpointError, UnsupportedModel, UsageError."""
     found = _open_directory(ref, path) if path.is_dir() else _open_gguf(ref, path)
-    found = with_tower(found, mmproj)
+    found = own_code.completed(with_tower(found, mmproj))
     limits.check_ranges(found.config, str(path))
     return found
 
@@ -87,9 +66,12 @@ def _open_gguf(ref: str, path: Path) -> Checkpoint:
     file = open_gguf(path)
     if hf_named.is_hf_named(file):
         source, notes = hf_named.HfNamedSource(file), _undecodable(file)
-        return _described(ref, path, hf_named.folder_of(path), source, notes)
+        speaks = stages.is_first(file.tensors)
+        folder = path.parent if speaks else hf_named.folder_of(path)
+        return _described(ref, path, folder, source, notes)
     row = mapped.architecture_of(file)
     arch, config = mapped.read_config(file, row)
+    sentence = mapped.read_sentence(file)
     return Checkpoint(
         ref=ref,
         path=path,
@@ -97,19 +79,23 @@ def _open_gguf(ref: str, path: Path) -> Checkpoint:
         arch=arch,
         config=config,
         generation=mapped.read_sampling(file),
-        source=mapped.GgufSource(file, row.tensors, config),
+        source=mapped.GgufSource(
+            file, row.tensors, config, but=[one.weight for one in sentence.dense]
+        ),
         tokenizer_config=mapped.read_keys(file, TOKENIZER_KEYS),
         files={},
         gguf=file,
         notes=_notes(file, row) + _undecodable(file),
-        sentence=mapped.read_sentence(file),
+        sentence=sentence,
     )
 
 
 def _notes(file: GgufFile, row: Architecture) -> tuple[str, ...]:
     """Warnings about a file that opens but cannot be used in full."""
     unused = mapped.unused_keys(file, row)
-    return (f"metadata keys that nothing reads: {', '.join(unused[:20])}",) if unused else ()
+    notes = (f"metadata keys that nothing reads: {', '.join(unused[:20])}",) if unused else ()
+    lacking = (why for name, why in row.usual.items() if name not in file.tensors)
+    return (*notes, *lacking)
 
 
 def _undecodable(file: GgufFile) -> tuple[str, ...]:
@@ -120,6 +106,8 @@ def _undecodable(file: GgufFile) -> tuple[str, ...]:
 
 def _open_directory(ref: str, path: Path) -> Checkpoint:
     foreign.refuse_directory(path)
+    if stages.is_directory(path):
+        return _described(ref, path, path, stages.open_first(path), ())
     if not (path / "config.json").is_file() and list(path.glob("*.safetensors")):
         raise CheckpointError(
             f"{path}: has no config.json.", fix="fetch config.json of the model as well"
@@ -132,7 +120,14 @@ def _described(
     ref: str, path: Path, folder: Path, tensors: TensorSource, notes: tuple[str, ...]
 ) -> Checkpoint:
     """A model whose weights are at `path`, and which the files in `folder` describe."""
-    arch, config, dialect = hf_config.read_config(inside(folder, folder / "config.json"))
+    speaks = stages.is_first(tensors.names())
+    dialect = None
+    if speaks and not (folder / "config.json").is_file():
+        arch, config = stages.ARCH, stages.read_shapes(tensors, str(path))
+    else:
+        arch, config, dialect = hf_config.read_config(inside(folder, folder / "config.json"))
+    if speaks:
+        config = {**config, "eos_token_id": stages.END_OF_AUDIO}
     foreign.refuse_quantized(config, tensors, str(path))
     config = scaled.without_known_quantization(config, str(path))
     processor = read_processor(folder)
@@ -144,6 +139,7 @@ def _described(
         source = RenamedSource(source, dialect, config.get("num_hidden_layers"))
     config, source, headless = base_model.completed(config, source)
     config, source, more = tied.settle(arch, config, source)
+    generation = _optional(folder, "generation_config.json")
     files = tokenizer_files(folder)
     tokenizer_config = _optional(folder, "tokenizer_config.json")
     if "chat_template.jinja" in files:
@@ -153,17 +149,27 @@ def _described(
         path=path,
         kind="safetensors" if path == folder else "gguf",
         arch=arch,
-        config=config,
-        generation=_optional(folder, "generation_config.json"),
+        config=_started(config, generation),
+        generation=generation or (stages.GENERATION if speaks else {}),
         source=source,
         tokenizer_config=tokenizer_config,
         files=files,
         gguf=None,
         notes=notes + more,
-        sentence=read_sentence(folder),
+        sentence=read_sentence(folder, tokenizer_config),
         headless=headless,
         processor=processor,
+        stages=folder if speaks else None,
     )
+
+
+def _started(config: dict[str, Any], generation: dict[str, Any]) -> dict[str, Any]:
+    """The config with the token that answers of a decoder beside an encoder begin with: that of
+    generation_config.json, which transformers uses before the config's own."""
+    key = "decoder_start_token_id"
+    if config.get("is_encoder_decoder") is not True or generation.get(key) is None:
+        return config
+    return {**config, key: generation[key]}
 
 
 def _optional(directory: Path, name: str) -> dict[str, Any]:

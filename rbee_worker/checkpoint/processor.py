@@ -36,9 +36,13 @@ def read_processor(directory: Path) -> ProcessorFiles:
 
 
 def of_tower(kind: str, side: int, rows: int, longest: Any) -> ProcessorFiles:
-    """The same for a tower in a GGUF file, which has fewer keys. kind: of its projector; side: of a
-    tile, in pixels; rows: that a tile becomes; longest: the longer edge of a picture before it is
-    cut into tiles, None if the file does not say it: then it is not cut."""
+    """The same for a tower without such files, as in a GGUF file, which has fewer keys. kind: of
+    its projector, as llama.cpp calls it; side: of a tile, in pixels; rows: that a tile becomes;
+    longest: the longer edge of a picture before it is cut into tiles, None if the file does not say
+    it: then it is not cut."""
+    if kind == "mlp":
+        size = {"height": side, "width": side}
+        return ProcessorFiles({"image_processor_type": "Moondream", "size": size}, {"rows": rows})
     if kind == "gemma3":
         size = {"height": side, "width": side}
         image: dict[str, Any] = {"image_processor_type": "Gemma3ImageProcessor", "size": size}

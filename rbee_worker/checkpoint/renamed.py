@@ -6,8 +6,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from rbee_worker.checkpoint.formats import Packed, TensorInfo, TensorSource
+from rbee_worker.checkpoint.formats import TensorSource
 from rbee_worker.checkpoint.names import Dialect
+from rbee_worker.checkpoint.other_names import OtherNames
 from rbee_worker.checkpoint.spellings import check_spellings, refuse_different
 from rbee_worker.errors import CheckpointError, UnsupportedModel
 
@@ -26,8 +27,11 @@ _OF_THE_WHOLE = frozenset(
 
 # Old keys that win over the new key, because the model's own code reads the old one: ChatGLM's
 # embedding has more rows than vocab_size says, Qwen was trained on fewer positions than it allows,
-# and Falcon has no intermediate_size.
-_OLD_KEYS_THAT_WIN = ("padded_vocab_size", "seq_length", "ffn_hidden_size")
+# and Falcon has no intermediate_size. transformers reads the old keys of LFM2, too.
+_OLD_KEYS_THAT_WIN = (
+    *("padded_vocab_size", "seq_length", "ffn_hidden_size"),
+    *("block_ff_dim", "tie_embedding"),
+)
 
 
 def renamed_config(dialect: Dialect, config: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -39,11 +43,11 @@ def renamed_config(dialect: Dialect, config: Mapping[str, Any], where: str) -> d
             f"{where}: {', '.join(wrong)}, which is not supported.",
             fix="use another version of this model",
         )
-    other = {dialect.inside, *dialect.ignored, *dialect.only, *dialect.keys, *dialect.beside}
+    other = {*dialect.inside, *dialect.ignored, *dialect.only, *dialect.keys, *dialect.beside}
     today = {k: v for k, v in config.items() if k not in other}
-    if dialect.inside in config:
-        _check_text(config[dialect.inside], dialect, f"{where}: {dialect.inside}")
-        today = _text_half(config[dialect.inside], today, f"{where}: {dialect.inside}")
+    for name in (name for name in dialect.inside if name in config):
+        _check_text(config[name], dialect, f"{where}: {name}")
+        today = {**dialect.assumed, **_text_half(config[name], today, f"{where}: {name}")}
     today |= {key: config[key] for key in dialect.beside if key in config}
     pairs = ((new, old) for old, new in dialect.keys.items() if old not in _OLD_KEYS_THAT_WIN)
     refuse_different(config, pairs, where)
@@ -87,7 +91,7 @@ def _text_half(inside: Any, around: Mapping[str, Any], where: str) -> dict[str, 
     return {**inside, **outside}
 
 
-class RenamedSource:
+class RenamedSource(OtherNames):
     """Tensors under the names that a dialect's rows give them. Names without a row stay as they
     are.
 
@@ -95,10 +99,9 @@ class RenamedSource:
     """
 
     def __init__(self, source: TensorSource, dialect: Dialect, layers: object) -> None:
-        self._source = source
         patterns = {row.gguf: row for row in dialect.tensors}
         last = {row.gguf: row for row in dialect.after}
-        self._where: dict[str, str] = {}
+        where: dict[str, str] = {}
         for name in source.names():
             pattern, number = _split(name)
             row = patterns.get(name) or patterns.get(pattern)
@@ -108,28 +111,13 @@ class RenamedSource:
             hf = dialect.prefixes[start] + name.removeprefix(start) if start else name
             if row is not None:
                 hf = row.hf.replace("{}", str(number + row.shift))
-            if hf in self._where:
+            if hf in where:
                 raise CheckpointError(
-                    f"tensors {self._where[hf]!r} and {name!r} would both be named {hf!r}.",
+                    f"tensors {where[hf]!r} and {name!r} would both be named {hf!r}.",
                     fix="download the checkpoint again",
                 )
-            self._where[hf] = name
-
-    def names(self) -> list[str]:
-        """Today's names."""
-        return list(self._where)
-
-    def info(self, name: str) -> TensorInfo:
-        """See `TensorSource`."""
-        return self._source.info(self._where[name])
-
-    def read(self, name: str) -> Packed:
-        """See `TensorSource`."""
-        return self._source.read(self._where[name])
-
-    def release(self) -> None:
-        """See `TensorSource.release`."""
-        self._source.release()
+            where[hf] = name
+        super().__init__(source, where)
 
 
 def _split(name: str) -> tuple[str, int]:

@@ -1,7 +1,9 @@
 """What sentence-transformers' files beside a model say about making vectors with it.
 
-modules.json lists the steps (transformer, pooling, normalisation) and the folders of their configs;
-config_sentence_transformers.json has prompts, texts that are put before the input.
+modules.json lists the steps (transformer, pooling, dense maps, normalisation) and the folders of
+their configs; config_sentence_transformers.json has prompts, texts that are put before the input,
+and what a cross-encoder's score goes through. What its classes assume for an absent key, and which
+key counts where two say the same, is as in version 6.
 """
 
 from __future__ import annotations
@@ -10,82 +12,158 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from msgspec.structs import replace
+
+from rbee_worker.checkpoint.dense import DenseMap, read_dense
 from rbee_worker.checkpoint.reading import inside, read_json, read_text
+from rbee_worker.checkpoint.sentence_texts import TRANSFORMER, check_transformer, count, longest
 from rbee_worker.errors import CheckpointError, UnsupportedModel
-from rbee_worker.types import Pooling, PoolingRule
+from rbee_worker.model_info import Pooling, ScoreActivation, Similarity
+from rbee_worker.types import PoolingRule
 
 _MODULES, _PROMPTS = "modules.json", "config_sentence_transformers.json"
-_LENGTHS = ("sentence_bert_config.json", "sentence_roberta_config.json")
 _AGAIN = "download the model's files again"
 
-# The config key of a way of pooling, and its newer name -> the way, None: not supported.
+# The word for a way of pooling -> the way, None: not supported.
 _WAYS: Mapping[str, PoolingRule | None] = {
     "cls": "cls",
-    "cls_token": "cls",
     "mean": "mean",
-    "mean_tokens": "mean",
     "lasttoken": "last",
     "max": None,
-    "max_tokens": None,
     "mean_sqrt_len_tokens": None,
     "weightedmean": None,
-    "weightedmean_tokens": None,
 }
+# The older form, a key for each way, and its word.
+_FLAGS = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+_BENDS: Mapping[str, ScoreActivation] = {"Identity": "none", "Sigmoid": "sigmoid"}
+_SIMILARITIES: tuple[Similarity, ...] = get_args(Similarity)
 
 
 @dataclass(frozen=True)
 class Sentence:
     """pooling: None if no file says how. longest: tokens beyond which the authors cut a text; 0:
     not said. prompts: by name; prompt: the name of the one for every text, "" for none. lower:
-    texts are put in lower case first."""
+    texts are put in lower case first. dimensions: numbers of a vector that are kept unless a
+    request says otherwise; 0: all. dense: the maps of `pooling`, in order. pairs: the files are of
+    a cross-encoder, which reads two texts together. activation: what its score goes through; None:
+    no file says so. similarity: how alike two vectors are."""
 
     pooling: Pooling | None = None
     longest: int = 0
     prompts: Mapping[str, str] = field(default_factory=dict)
     prompt: str = ""
     lower: bool = False
+    dimensions: int = 0
+    dense: tuple[DenseMap, ...] = ()
+    pairs: bool = False
+    activation: ScoreActivation | None = None
+    similarity: Similarity = "cosine"
 
 
 UNSAID = Sentence()
 
 
-def read_sentence(path: Path) -> Sentence:
-    """The files of a model directory. Raises CheckpointError for damaged ones, UnsupportedModel for
+def read_sentence(path: Path, tokenizer: Mapping[str, Any] | None = None) -> Sentence:
+    """The files of a model directory. tokenizer: its tokenizer_config.json, which has the longest
+    text where no other file says it. Raises CheckpointError for damaged files, UnsupportedModel for
     steps that are not supported."""
-    lengths = next((found for name in _LENGTHS if (found := _config(path, name))), {})
-    prompts, prompt = _prompts(_config(path, _PROMPTS))
-    longest = lengths.get("max_seq_length")
+    found = [config for name in TRANSFORMER if (config := _config(path, name))]
+    transformer = found[0] if found else {}
+    check_transformer(path, transformer)
+    said = _config(path, _PROMPTS)
+    prompts, prompt = _prompts(said)
+    pooling, dense = _steps_of(path)
     return Sentence(
-        pooling=_pooling(path),
-        longest=longest if type(longest) is int and longest > 0 else 0,
+        pooling=pooling,
+        longest=longest(transformer, (tokenizer or {}) if (path / _MODULES).is_file() else {}),
         prompts=prompts,
         prompt=prompt,
-        lower=lengths.get("do_lower_case") is True,
+        lower=transformer.get("do_lower_case") is True,
+        dimensions=count(said.get("truncate_dim")),
+        similarity=_similarity(said),
+        pairs=said.get("model_type") == "CrossEncoder",
+        activation=None if (bend := said.get("activation_fn")) is None else activation(bend),
+        dense=dense,
     )
 
 
-def _pooling(path: Path) -> Pooling | None:
+def activation(name: Any) -> ScoreActivation:
+    """What a cross-encoder's score goes through, by the path of a class of torch. Raises
+    UnsupportedModel."""
+    found = _BENDS.get(str(name).rpartition(".")[2])
+    if found is None:
+        raise UnsupportedModel(
+            f"config: scores through {str(name)[:60]!r} are not supported.",
+            fix="use a model with Identity or Sigmoid.",
+        )
+    return found
+
+
+def _similarity(said: Mapping[str, Any]) -> Similarity:
+    name = said.get("similarity_fn_name")
+    for known in _SIMILARITIES:
+        if name in (None, known):
+            return known
+    raise UnsupportedModel(
+        f"{_PROMPTS}: similarity_fn_name is {str(name)[:40]!r}, which is not supported.",
+        fix=f"known are {', '.join(_SIMILARITIES)}.",
+    )
+
+
+def _steps_of(path: Path) -> tuple[Pooling | None, tuple[DenseMap, ...]]:
+    """How the steps of modules.json make a vector, and the dense maps among them."""
     if not (path / _MODULES).is_file():
-        return None
+        return None, ()
     how: Pooling | None = None
+    dense: list[DenseMap] = []
     normalize = False
     for step in _steps(path):
         kind, folder = str(step.get("type", "")).rpartition(".")[2], str(step.get("path", ""))
-        if kind == "Pooling":
+        if kind == "Pooling" and how is None:
             name = f"{folder}/config.json"
-            how = Pooling(how=_way(path, name), origin=name)
+            config = _config(path, name)
+            apart = config.get("include_prompt") is False
+            how = Pooling(how=_way(path / name, config), origin=name, prompt=not apart)
+        elif kind == "Dense" and how is not None and not normalize:
+            dense.append(read_dense(path, folder, _config(path, f"{folder}/config.json")))
         elif kind == "Normalize":
-            normalize = True
+            _check_normalize(path, folder)
+            normalize = how is not None
         elif kind != "Transformer" or how is not None:
             raise UnsupportedModel(
-                f"{path / _MODULES}: the step {kind[:40]!r} is not supported.",
-                fix="use a model whose steps are Transformer, Pooling and Normalize.",
+                f"{path / _MODULES}: the step {kind[:40]!r} is not supported at its place.",
+                fix="use a model whose steps are Transformer, Pooling, Dense and Normalize.",
+            )
+        elif folder not in ("", ".") and (path / folder / "config.json").is_file():
+            raise UnsupportedModel(
+                f"{path / _MODULES}: the transformer is in the folder {folder[:40]!r}, and not "
+                "beside this file, which is not supported.",
+                fix="copy the folder's files beside modules.json",
             )
     if how is None:
-        return None
-    return Pooling(how=how.how, normalize=normalize, origin=how.origin)
+        return None, ()
+    sizes = tuple(one.outputs for one in dense)
+    return replace(how, normalize=normalize, dense=sizes), tuple(dense)
+
+
+def _check_normalize(path: Path, folder: str) -> None:
+    """Raise UnsupportedModel unless it is the vector that is normalised."""
+    config = _config(path, f"{folder}/config.json") if folder else {}
+    for key in ("module_input_name", "module_output_name"):
+        if config.get(key) not in (None, "sentence_embedding"):
+            raise UnsupportedModel(
+                f"{path / folder}: {key} is {str(config[key])[:40]!r}, which is not supported.",
+                fix="use a model that normalises its vectors.",
+            )
 
 
 def _steps(path: Path) -> list[dict[str, Any]]:
@@ -98,22 +176,20 @@ def _steps(path: Path) -> list[dict[str, Any]]:
     return steps
 
 
-def _way(path: Path, name: str) -> PoolingRule:
-    config = _config(path, name)
+def _way(path: Path, config: Mapping[str, Any]) -> PoolingRule:
+    """The way that a step's config says. path: of its file. Without any word it is the mean."""
+    if not config:
+        raise CheckpointError(f"{path}: says no way of pooling.", fix=_AGAIN)
     chosen = config.get("pooling_mode")
-    words = [chosen] if isinstance(chosen, str) else []
-    words += [
-        key.removeprefix("pooling_mode_")
-        for key, value in config.items()
-        if key.startswith("pooling_mode_") and value is True
-    ]
-    ways = [_WAYS.get(word) for word in words]
+    if chosen is None:  # else the older keys beside it do not count
+        words = [word for key, word in _FLAGS.items() if config.get(key)] or ["mean"]
+    else:
+        words = chosen if isinstance(chosen, list) else [chosen]
+    ways = [_WAYS.get(word) if isinstance(word, str) else None for word in words]
     if len(ways) == 1 and ways[0] is not None:
         return ways[0]
-    if not words:
-        raise CheckpointError(f"{path / name}: says no way of pooling.", fix=_AGAIN)
     raise UnsupportedModel(
-        f"{path / name}: pooling by {' and '.join(map(str, words))[:80]} is not supported.",
+        f"{path}: pooling by {' and '.join(map(str, words))[:80]} is not supported.",
         fix="use a model that pools by cls, mean or lasttoken.",
     )
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from rbee_worker.checkpoint.formats import Packed, TensorInfo, TensorSource
+from rbee_worker.checkpoint.formats import Packed, TensorSource
+from rbee_worker.checkpoint.other_names import OtherNames
 
 HEAD = "lm_head.weight"
 # Names of the embedding in the families.
@@ -47,7 +48,9 @@ def settle(
         return dict(config), source, ()
     if not embedding:
         note = f"the files have no embedding: {HEAD}, which is tied to it, is used for both"
-        return dict(config), _HeadForBoth(source, _embedding_of(names)), (note,)
+        embedding = _embedding_of(names)  # the head is listed under this name alone
+        where = {embedding if name == HEAD else name: name for name in source.names()}
+        return dict(config), OtherNames(source, where), (note,)
     if _equal(source.read(embedding), source.read(HEAD)):
         return dict(config), source, ()
     note = (
@@ -75,27 +78,3 @@ def _equal(one: Packed, other: Packed) -> bool:
         np.array_equal(one.data[at : at + _ROWS], other.data[at : at + _ROWS])
         for at in range(0, len(one.data), _ROWS)
     )
-
-
-class _HeadForBoth:
-    """A source whose output head also serves as the embedding, and is listed under its name."""
-
-    def __init__(self, source: TensorSource, embedding: str) -> None:
-        self._source = source
-        self._embedding = embedding
-
-    def names(self) -> list[str]:
-        """See `TensorSource`."""
-        return [self._embedding if name == HEAD else name for name in self._source.names()]
-
-    def info(self, name: str) -> TensorInfo:
-        """See `TensorSource`."""
-        return self._source.info(HEAD if name == self._embedding else name)
-
-    def read(self, name: str) -> Packed:
-        """See `TensorSource`."""
-        return self._source.read(HEAD if name == self._embedding else name)
-
-    def release(self) -> None:
-        """See `TensorSource.release`."""
-        self._source.release()

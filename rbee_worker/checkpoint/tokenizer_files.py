@@ -10,8 +10,9 @@ from rbee_worker.checkpoint.reading import inside
 
 SENTENCEPIECE = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
 WORLD = "rwkv_vocab_v20230424.txt"  # RWKV's
+META = "first_stage.meta.json"  # MetaVoice's
 # A directory that has a tokenizer has one of these.
-VOCABULARIES = ("tokenizer.json", WORLD, *SENTENCEPIECE, "vocab.json", "vocab.txt")
+VOCABULARIES = ("tokenizer.json", WORLD, META, *SENTENCEPIECE, "vocab.json", "vocab.txt")
 
 # Files that a tokenizer may be read from; `Checkpoint.files` has those that exist.
 READ = (
@@ -26,6 +27,7 @@ READ = (
     "added_tokens.json",
     "chat_template.jinja",
     "chat_template.json",
+    META,
 )
 TEMPLATES = "additional_chat_templates"  # a folder of NAME.jinja
 

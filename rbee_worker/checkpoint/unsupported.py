@@ -21,7 +21,7 @@ PLANNED: Mapping[str, str] = MappingProxyType(
     {
         "rwkv": _RECURRENT,  # RWKV 4
         "t5encoder": "the encoder of a T5 alone",
-        **dict.fromkeys(("moondream1", "qwen2_5_vl", "smolvlm"), _PICTURES),
+        **dict.fromkeys(("qwen2_5_vl",), _PICTURES),
     }
 )
 _FIRST = ("llama", "mistral", "qwen2", "qwen3", "gemma3", "gemma3_text", "phi3", "mixtral")

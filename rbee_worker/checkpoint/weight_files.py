@@ -62,6 +62,8 @@ def _files(path: Path) -> list[Path]:
     """The files that an engine reads of the model at `path`, as far as they exist."""
     if path.is_dir():
         found = [f for f in path.iterdir() if f.suffix == ".safetensors" or f.name in _READ]
+        for dense in path.glob(f"[0-9]*_*/{SINGLE}"):  # of sentence-transformers
+            found += (dense, dense.with_name("config.json"))
     else:
         found = [path.with_name(name) for name in parts_of(path.name)]
         if _is_bare(path):

@@ -20,7 +20,7 @@ from rbee_worker.errors import INTERRUPTED, UsageError
 
 _CACHE = ("cache_dir", "log_level", "log_format")
 # Settings that bench sets itself have no option: it would be accepted without effect.
-_SET = ("prefix_cache", "speculate", "max_seqs", "generation_config")
+_SET = ("prefix_cache", "speculate", "draft_model", "max_seqs", "generation_config")
 _BENCH = tuple(f for f in ALL if f not in _SET)
 
 
@@ -36,16 +36,18 @@ _ROUNDING = ("exact_activations", "bf16_activations")
 _WARMUP = (
     *("backend", "device", "gpu_memory", "dtype", "kv_dtype", "quantize", *_ROUNDING),
     *("deterministic", "ctx", "kv_tokens", "token_budget", "max_seqs", "block_size"),
+    *("speculate", "lora_slots", "lora_rank"),
 )
 
 _ROWS = (
     _Row("generate", sampling=True),
     _Row("chat", sampling=True),
     _Row("embed"),
+    _Row("speak", sampling=True),
     _Row("serve", EVERY),
     _Row("inspect"),
     _Row("bench", _BENCH),
-    _Row("verify", ("backend", "dtype", *_ROUNDING, "threads", *_CACHE)),
+    _Row("verify", ("backend", "dtype", *_ROUNDING, "threads", "mmproj", *_CACHE)),
     _Row("pull", _CACHE),
     _Row("models", _CACHE),
     _Row("rm", _CACHE),

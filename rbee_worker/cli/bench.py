@@ -6,27 +6,22 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 
 from rbee_worker.cli.adapter import only_adapter
-from rbee_worker.cli.inspect import reading_lines
+from rbee_worker.cli.inspect import computed, reading_lines
 from rbee_worker.cli.terminal import Status
 from rbee_worker.config import SAMPLING, Settings
-from rbee_worker.errors import InferenceFailed, UsageError
+from rbee_worker.errors import UsageError
 from rbee_worker.machine import allowed_cores
-from rbee_worker.types import End, Error, Request, Usage
 
 if TYPE_CHECKING:
-    from rbee_worker.session.client import EngineClient
+    from rbee_worker.cli.bench_runs import Answers, Vectors
     from rbee_worker.session.text import TextSide
-
-PROMPT, SHORT = 512, 16  # tokens
-STEPS = {1: 64, 8: 32, 64: 16}  # sequences -> tokens decoded by each
-REPEATS = 3
 
 
 @click.argument("ref", required=False, help="the model (default: smollm2)")
@@ -45,14 +40,17 @@ def bench(settings: Settings, ref: str, random: str, random_format: str, as_json
     """Measure speed, start-up times and the share of the bandwidth.
 
     Prefill and decoding of 1, 8 and 64 sequences, and how near that is to what the memory can read.
+    Of a model that makes vectors: one text, and 64 texts of many lengths at once.
     """
+    from rbee_worker.cli.bench_runs import SEQUENCES  # imported late: --help is quicker
+
     settings = msgspec.structs.replace(
         settings,
         prefix_cache=False,
         speculate="off",
         draft_model="",
         generation_config=False,
-        max_seqs=max(STEPS),
+        max_seqs=SEQUENCES,
         **dict.fromkeys(SAMPLING),
     )
     only_adapter(settings)
@@ -63,7 +61,7 @@ def bench(settings: Settings, ref: str, random: str, random_format: str, as_json
         settings, text = _invented(settings, random, random_format or "bf16")
     elif random_format:
         raise UsageError("--random-format applies to random weights.", fix="add --random SHAPE.")
-    import asyncio  # imported late, like the next: --help is quicker
+    import asyncio
 
     from rbee_worker.ops.backends import choose_backend
 
@@ -77,8 +75,9 @@ def bench(settings: Settings, ref: str, random: str, random_format: str, as_json
         progress.clear()
     found["read_gb_s"] = round(read_gb_s, 2)
     found |= _reading(settings)
-    reads = found["read_bytes"] * found["decode_tok_s"]["1"]
-    found["bandwidth_share"] = round(reads / 1e9 / found["read_gb_s"], 3)
+    if "decode_tok_s" in found:
+        reads = found["read_bytes"] * found["decode_tok_s"]["1"]
+        found["bandwidth_share"] = round(reads / 1e9 / found["read_gb_s"], 3)
     found["threads"] = threads
     if as_json:
         sys.stdout.write(json.dumps(found) + "\n")
@@ -106,7 +105,7 @@ def _invented(
 
 def _reading(settings: Settings) -> dict[str, Any]:
     """read_bytes: of weights, for one token of one sequence; the cache is not counted. reads: how
-    the kernels of the model's formats read them here."""
+    the kernels of the model's formats read them here. The others: see `inspect`."""
     from rbee_worker.cli.report import reads
     from rbee_worker.loading.preflight import outline_of, preflight
     from rbee_worker.models.random import open_model
@@ -115,7 +114,14 @@ def _reading(settings: Settings) -> dict[str, Any]:
     plan = preflight(ckpt, settings)
     outline = outline_of(ckpt, plan.model.context)
     count = plan.backend.bytes_per_token(outline, settings, plan.dtype)
-    return {"read_bytes": count, "reads": reads(plan, settings)}
+    return {
+        "dtype": plan.dtype,
+        "kv_dtype": plan.kv_dtype,
+        "activations": plan.activations,
+        "instructions": plan.backend.instructions(settings),
+        "read_bytes": count,
+        "reads": reads(plan, settings),
+    }
 
 
 async def _measure(
@@ -123,8 +129,7 @@ async def _measure(
 ) -> dict[str, Any]:
     """All figures that a running engine can give; speeds are in tokens per second. show: is told
     what is being measured."""
-    from statistics import median
-
+    from rbee_worker.cli.bench_runs import Answers, Vectors
     from rbee_worker.cli.session import open_engine
 
     start = time.perf_counter()
@@ -132,99 +137,59 @@ async def _measure(
         ready = time.perf_counter()
         info = client.info
         assert info is not None
-        long = min(PROMPT, info.context // 2)
-        least = max(long, SHORT + max(STEPS.values()), long + STEPS[8]) + 1
-        if info.kv_tokens < least or info.context < least:
-            raise UsageError(
-                f"a cache of {info.kv_tokens} tokens and a context of {info.context} are too small "
-                f"to measure with: {least} are needed.",
-                fix="give more --kv-tokens or --ctx.",
-            )
-        run = _Runs(client, info.vocab_size, show, only_adapter(settings))
-        await run.together(1, SHORT, 1)
+        run: Answers | Vectors
+        if info.purpose.task == "generate":
+            run = Answers(client, info, show)
+        else:
+            run = Vectors(client, info, show)
+        await run.first()
         first = time.perf_counter()
-        prefill = []
-        for n in range(REPEATS):
-            show(f"Prefill of {long} tokens, {n + 1} of {REPEATS}.")
-            prefill.append((await run.together(1, long, 1))[0].prefill_ms)
-        fitting = {c: s for c, s in STEPS.items() if c * (SHORT + s + 1) <= info.kv_tokens}
-        decode = {str(c): await run.rate(c, SHORT, steps) for c, steps in fitting.items()}
-        after = await run.rate(1, long, STEPS[8])
         return {
             "model": info.model,
             "backend": info.backend,
-            "prefill_tok_s": {str(long): round(1e3 * long / median(prefill), 1)},
-            "decode_tok_s": decode,
-            f"decode_at_{long}_tok_s": after,
+            **await run.speeds(),
             "load_s": round(ready - start, 3),
-            "first_token_s": round(first - start, 3),
+            run.FIRST: round(first - start, 3),
             "weight_bytes": info.weight_bytes,
             "parameters": info.n_parameters,
             "notes": list(info.notes),
         }
 
 
-class _Runs:
-    """Requests with random prompts and greedy sampling. Only their token limit ends them."""
-
-    def __init__(
-        self, client: EngineClient, vocab_size: int, show: Callable[[str], None], adapter: str
-    ) -> None:
-        self._client, self._vocab_size, self._show = client, vocab_size, show
-        self._adapter = adapter
-        self._count = 0
-
-    async def rate(self, sequences: int, prompt: int, steps: int) -> float:
-        """Tokens per second of all sequences together, counted after each one's first token."""
-        from statistics import median
-
-        rates: list[float] = []
-        for n in range(REPEATS):
-            many = f"{sequences} sequences" if sequences > 1 else "one sequence"
-            said = f"Decoding {many} after {prompt} tokens, {n + 1} of {REPEATS}"
-            self._show(f"{said}{f': {rates[-1]:,.1f} tok/s so far' if rates else ''}.")
-            usages = await self.together(sequences, prompt, steps + 1)
-            rates.append(1e3 * sequences * steps / max(u.decode_ms for u in usages))
-        return round(median(rates), 1)
-
-    async def together(self, sequences: int, prompt: int, tokens: int) -> list[Usage]:
-        """Run `sequences` requests at once; returns the usage of each."""
-        import asyncio
-
-        return await asyncio.gather(*(self._one(prompt, tokens) for _ in range(sequences)))
-
-    async def _one(self, prompt: int, tokens: int) -> Usage:
-        self._count += 1
-        ids = tuple((7919 * self._count + 31 * i) % self._vocab_size for i in range(prompt))
-        params = {"max_tokens": tokens, "temperature": 0, "ignore_eos": True}
-        request = Request(
-            id=f"bench-{self._count}", token_ids=ids, params=params, adapter=self._adapter
-        )
-        async for event in self._client.generate(request):
-            if isinstance(event, Error):
-                raise InferenceFailed(event.message)
-            if isinstance(event, End):
-                return event.usage
-        raise InferenceFailed("the engine did not end a request.")
-
-
 def _table(found: dict[str, Any]) -> str:
     """The figures as lines of text."""
+    target = f" ({found['instructions']})" if found["instructions"] else ""
+    backend = f"{found['backend']}{target}"
     rows = [
-        ("model", f"{found['model']}, backend {found['backend']}, {found['threads']} threads"),
-        *((f"prefill {n}", f"{v} tok/s") for n, v in found["prefill_tok_s"].items()),
-        *((f"decode, {n} at once", f"{v} tok/s") for n, v in found["decode_tok_s"].items()),
-        *(
-            (f"decode after {name.split('_')[2]}", f"{v} tok/s")
-            for name, v in found.items()
-            if name.startswith("decode_at_")
-        ),
+        ("model", f"{found['model']}, backend {backend}, {found['threads']} threads"),
+        ("computed in", computed(found)),
+        *_speeds(found),
         ("ready after", f"{found['load_s']} s"),
-        ("first token after", f"{found['first_token_s']} s"),
     ]
-    share = 100 * found["bandwidth_share"]
-    rows.append(("memory", f"{found['read_gb_s']} GB/s; decoding uses {share:.0f} %"))
-    rows.append(("a token reads", f"{found['read_bytes'] / 1e6:,.1f} MB of weights"))
+    read = f"{found['read_bytes'] / 1e6:,.1f} MB of weights"
+    if "vectors_tok_s" in found:
+        rows.append(("first vector after", f"{found['first_vector_s']} s"))
+        rows.append(("memory", f"{found['read_gb_s']} GB/s"))
+        rows.append(("a step reads", read))
+    else:
+        share = 100 * found["bandwidth_share"]
+        rows.append(("first token after", f"{found['first_token_s']} s"))
+        rows.append(("memory", f"{found['read_gb_s']} GB/s; decoding uses {share:.0f} %"))
+        rows.append(("a token reads", read))
     rows += [("weights", line.strip()) for line in reading_lines(found["reads"])]
     rows += [("note", note) for note in found["notes"]]
     return "".join(f"{name:<22} {value}\n" for name, value in rows)
+
+
+def _speeds(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    for n, rate in found.get("prefill_tok_s", {}).items():
+        yield f"prefill {n}", f"{rate} tok/s"
+    for n, rate in found.get("decode_tok_s", {}).items():
+        yield f"decode, {n} at once", f"{rate} tok/s"
+    for name, rate in found.items():
+        if name.startswith("decode_at_"):
+            yield f"decode after {name.split('_')[2]}", f"{rate} tok/s"
+    for what, rate in found.get("vectors_tok_s", {}).items():
+        count, _, length = what.partition("x")
+        texts = "one text" if count == "1" else f"{count} texts"
+        yield f"{texts} of {length}", f"{rate} tok/s, {found['texts_s'][what]} texts/s"

@@ -101,10 +101,13 @@ class _Work:
         self._began = 0.0
         self._rows = self._tokens = 0
 
-    async def run(self, client: EngineClient, lines: AsyncIterator[tuple[str, Line]]) -> None:
+    async def run(
+        self, client: EngineClient, lines: AsyncIterator[tuple[str, Line | UsageError]]
+    ) -> None:
         """Write a row for each line, in order; the engine has a number of texts at a time.
 
-        Raises UsageError for a line that cannot be used, and names it.
+        Raises UsageError for a line that cannot be used, and names it; the rows of all lines before
+        it are written.
         """
         import asyncio
 
@@ -127,7 +130,11 @@ class _Work:
         if not self.quiet:
             aside(self._told())
 
-    async def _row(self, client: EngineClient, number: int, where: str, line: Line) -> Row:
+    async def _row(
+        self, client: EngineClient, number: int, where: str, line: Line | UsageError
+    ) -> Row:
+        if isinstance(line, UsageError):
+            raise line
         try:
             request = self._request(client, number, line)
             return await self._answer(client, request, number, line)
@@ -188,14 +195,14 @@ class _Work:
         )
 
 
-async def _given(texts: Iterable[str]) -> AsyncIterator[tuple[str, Line]]:
+async def _given(texts: Iterable[str]) -> AsyncIterator[tuple[str, Line | UsageError]]:
     """The command line's texts, and their names for errors."""
     for number, text in enumerate(texts, 1):
         yield f"text {number}", Line(text=text)
 
 
-async def _stdin() -> AsyncIterator[tuple[str, Line]]:
-    """The lines of stdin. Raises UsageError for one that has another form."""
+async def _stdin() -> AsyncIterator[tuple[str, Line | UsageError]]:
+    """The lines of stdin, up to the first one that has another form: in its place, its error."""
     import asyncio
 
     number = 0
@@ -204,13 +211,17 @@ async def _stdin() -> AsyncIterator[tuple[str, Line]]:
             number += 1
             if text.strip():
                 yield f"line {number}", _parsed(text, f"line {number}")
-    except UnicodeDecodeError as error:
-        raise UsageError("stdin is not UTF-8 text.", fix="convert it to UTF-8.") from error
+    except UnicodeDecodeError:
+        yield "stdin", UsageError("stdin is not UTF-8 text.", fix="convert it to UTF-8.")
+    except UsageError as error:
+        yield f"line {number}", error
 
 
 def _parsed(text: str, where: str) -> Line:
     try:
         made = msgspec.json.decode(text, type=str | Line)
+    except UnicodeEncodeError:  # bytes that are no UTF-8, as Python reads them in the C locale
+        raise UsageError(f"{where}: is not UTF-8 text.", fix="convert it to UTF-8.") from None
     except (msgspec.DecodeError, RecursionError) as error:
         reason = str(error).partition(" - at")[0]
         raise UsageError(f"{where}: cannot be read ({reason}).", fix=_FORM) from None

@@ -11,6 +11,7 @@ import msgspec
 from click.exceptions import Exit
 
 from rbee_worker.cli.adapter import only_adapter
+from rbee_worker.cli.given import given_text
 from rbee_worker.cli.terminal import aside, note, write_answer, write_reasoning
 from rbee_worker.config import Settings
 from rbee_worker.errors import INTERRUPTED, InvalidRequest, UsageError
@@ -45,7 +46,7 @@ def generate(
         raise UsageError("--system needs a chat template.", fix="add --chat.")
     if sampling.get("logprobs") is not None and not as_json:
         raise UsageError("--logprobs shows only in JSON.", fix="add --json.")
-    text = _prompt(prompt)
+    text = given_text(prompt, "prompt", 'rbee-worker generate "Once upon a time"')
     most = settings.max_picture_kb << 10
     request = Request(
         id=f"gen-{uuid.uuid4().hex[:12]}",
@@ -88,7 +89,7 @@ async def _generate(settings: Settings, request: Request, *, as_json: bool, quie
                         ),
                     )
     except InvalidRequest as e:
-        raise UsageError(_as_flags(e), fix=e.usual_fix) from e
+        raise UsageError(as_flags(e), fix=e.usual_fix) from e
     except asyncio.CancelledError:
         return INTERRUPTED
     if as_json:
@@ -104,24 +105,6 @@ async def _generate(settings: Settings, request: Request, *, as_json: bool, quie
     return INTERRUPTED if interrupt.pressed else 0
 
 
-def _prompt(given: str | None) -> str:
-    """The prompt argument; or stdin, for `-` and for a pipe without an argument."""
-    if given is None and sys.stdin.isatty():
-        raise UsageError(
-            "no prompt.", fix='rbee-worker generate "Once upon a time", or - for stdin.'
-        )
-    if given in (None, "-"):
-        try:
-            text = sys.stdin.read()
-        except UnicodeDecodeError as e:
-            raise UsageError("stdin is not UTF-8 text.", fix="convert it to UTF-8.") from e
-    else:
-        text = given or ""
-    if not text:
-        raise UsageError("the prompt is empty.", fix="give at least one character.")
-    return text
-
-
 def _messages(system: str | None, text: str, pictures: int) -> tuple[dict[str, Any], ...]:
     """The conversation: pictures first, and then what is asked about them."""
     user: dict[str, Any] = {"role": "user", "content": text}
@@ -130,7 +113,7 @@ def _messages(system: str | None, text: str, pictures: int) -> tuple[dict[str, A
     return (user,) if system is None else ({"role": "system", "content": system}, user)
 
 
-def _as_flags(error: InvalidRequest) -> str:
+def as_flags(error: InvalidRequest) -> str:
     """Field errors in command-line terms: --top-p: must be ..."""
     lines = [f"{_flag(e.field)}: {e.message}" for e in error.errors]
     return "; ".join(lines)

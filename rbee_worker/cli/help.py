@@ -21,7 +21,7 @@ rbee-worker --help lists all commands, rbee-worker COMMAND --help their options,
 """
 
 COMMANDS: Mapping[str, tuple[str, ...]] = {
-    "Answers": ("chat", "generate", "serve", "embed"),
+    "Answers": ("chat", "generate", "serve", "embed", "speak"),
     "Models": ("pull", "models", "rm", "inspect"),
     "Measuring and checking": ("bench", "verify", "warmup"),
     "This program": ("completion",),
@@ -47,6 +47,10 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "embed": (
         "rbee-worker embed --model ./all-MiniLM-L6-v2 'The bee hums.'",
         "echo '\"The bee hums.\"' | rbee-worker embed --model ./all-MiniLM-L6-v2",
+    ),
+    "speak": (
+        "rbee-worker speak --model ./metavoice --codec ./encodec_24khz 'Good morning.' -o out.wav",
+        "rbee-worker speak --model ./metavoice 'Good morning.' --seed 7 -o codes.json",
     ),
     "pull": (
         "rbee-worker pull smollm2",

@@ -42,7 +42,7 @@ def rows(found: Mapping[str, Any]) -> Iterator[Row]:
     yield from _list("made for", _purpose(found["purpose"]))
     yield "parameters", f"{found['parameters']:,} in {found['layers']} layers"
     yield "context", f"{found['context']:,} tokens"
-    yield "compute", f"{found['dtype']}, cache {found['kv_dtype']}"
+    yield "compute", computed(found)
     yield from _list(
         "in the file",
         (f"{k}: {v['tensors']} tensors, {size(v['bytes'])}" for k, v in found["formats"].items()),
@@ -62,15 +62,27 @@ def rows(found: Mapping[str, Any]) -> Iterator[Row]:
     )
     kernels = found["kernels"]
     fast, all_ops = len(kernels["fast"]), len(kernels["fast"]) + len(kernels["reference"])
-    fast_here = f"{kernels['backend']}: {fast} of {all_ops} operations are fast here"
-    yield from _list("kernels", (fast_here, *reading_lines(kernels["reads"])))
+    target = f" ({kernels['instructions']})" if kernels["instructions"] else ""
+    fast_here = f"{kernels['backend']}{target}: {fast} of {all_ops} operations are fast here"
+    yield from _list("kernels", (fast_here, *reading_lines(kernels["reads"]), *kernels["tuned"]))
     yield from _list("not read", (f"{name}: {why}" for name, why in found["skipped"].items()))
     yield from _list("warning", found["warnings"])
+
+
+def computed(found: Mapping[str, Any]) -> str:
+    """What a model is computed in: activations, where they are rounded, and the cache."""
+    rounded = {"i8": "8 bits", "bf16": "bf16"}.get(found["activations"], "")
+    if not rounded or found["activations"] == found["dtype"]:
+        return f"{found['dtype']}, cache {found['kv_dtype']}"
+    return f"{found['dtype']}, activations rounded to {rounded}, cache {found['kv_dtype']}"
 
 
 def reading_lines(reads: Mapping[str, Any]) -> Iterator[str]:
     """How kernels read weights, one line for each."""
     for name, one in reads.items():
+        if not one["gb_s"]:
+            yield f"  {name} reads {one['way']}, which was not measured"
+            continue
         alone, several = one["way"].rsplit(":", 1)
         rates = [one["gb_s"].get(part, "?") for part in (alone, several)]
         yield f"  {name} reads {one['way']}: {rates[0]} GB/s with one token, {rates[1]} with 8"
@@ -79,10 +91,20 @@ def reading_lines(reads: Mapping[str, Any]) -> Iterator[str]:
 def _purpose(purpose: Mapping[str, Any]) -> Iterator[str]:
     """What the model is for."""
     how = f"{purpose['dimensions']} numbers, pooled by {purpose['pooling']}"
+    if purpose["dense"]:
+        how += f", mapped to {' and to '.join(map(str, purpose['dense']))}"
     how += " and normalized" if purpose["normalized"] else ""
     how += f" ({purpose['origin']})"
     if purpose["encodes"]:
         yield "text (completions, jobs; chat with a template), from prompts that an encoder reads"
+        return
+    if (speaks := purpose["speaks"]) is not None:
+        yield f"speech: codes of {speaks['codebooks']} codebooks from text"
+        voices = ", ".join((*speaks["voices"], *(["clips"] if speaks["clips"] else []), "none"))
+        yield f"voices: {voices}"
+        if speaks["codec_rate"]:
+            yield f"sound of {speaks['codec_rate']:,} samples a second, by --codec"
+        yield from speaks["notes"]
         return
     if purpose["task"] == "generate":
         pictures = ", from prompts with pictures" if purpose["pictures"] else ""
@@ -114,6 +136,9 @@ def _adapter(adapter: Mapping[str, Any]) -> str:
 
 def _memory(plan: Mapping[str, Any]) -> Iterator[str]:
     yield f"weights {size(plan['weights'])} ({size(plan['weights_in_file'])} on disk)"
+    if plan["mtp"]:
+        more = size(plan["mtp_kv_per_token"])
+        yield f"  of that {size(plan['mtp'])} for drafts (MTP), which take {more} of cache a token"
     if plan["adapters"]:
         more = f", of that room for {plan['adapter_slots']} more" if plan["adapter_slots"] else ""
         yield f"adapters {size(plan['adapters'])}{more}"

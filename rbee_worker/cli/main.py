@@ -10,7 +10,7 @@ import sys
 from rbee_worker.cli.output import whole_streams
 from rbee_worker.process import child
 
-_LOCAL = ("generate", "chat", "embed")  # commands that start an engine of their own
+_LOCAL = ("generate", "chat", "embed", "speak")  # commands that start an engine of their own
 _OTHERWISE = ("--help", "-h", "--url")  # options with which these commands need no engine
 
 

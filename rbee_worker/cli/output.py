@@ -8,7 +8,9 @@ a time; if a signal arrives meanwhile, the rest is lost without an error.
 from __future__ import annotations
 
 import io
+import os
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
@@ -27,6 +29,27 @@ class Whole(io.FileIO):
                 raise BlockingIOError(0, "the file takes no more now", len(left))
             left = left[taken:]
         return len(memoryview(data))
+
+
+class Lossy(Whole):
+    """An unbuffered file whose writes never fail: what it does not take is lost."""
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        """Write as much of `data` as possible."""
+        with suppress(OSError):
+            return super().write(data)
+        return len(memoryview(data))
+
+
+def lossy_stderr() -> None:
+    """Replace `sys.stderr`, so that a daemon does not end because its log's disk is full or the
+    reader of its log has gone."""
+    if sys.stderr is None:  # the descriptor was closed when the program began
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    with suppress(io.UnsupportedOperation):  # a test's, in memory
+        raw = Lossy(sys.stderr.fileno(), "w", closefd=False)
+        encoding, errors = sys.stderr.encoding, sys.stderr.errors
+        sys.stderr = io.TextIOWrapper(raw, encoding=encoding, errors=errors, write_through=True)
 
 
 def whole_streams() -> None:

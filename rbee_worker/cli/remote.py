@@ -13,8 +13,10 @@ from rbee_worker import types, wire
 from rbee_worker.cli.images import with_urls
 from rbee_worker.cli.terminal import note
 from rbee_worker.client import AsyncClient, AsyncJob
+from rbee_worker.model_info import ModelInfo
 from rbee_worker.params import Rules
 from rbee_worker.params.resolve import WORKER_OPTION
+from rbee_worker.sequence_end import Usage
 from rbee_worker.types import Request
 
 TOKEN_ENV = "RBEE_API_TOKEN"
@@ -28,10 +30,8 @@ class RemoteClient:
     chat template.
     """
 
-    def __init__(
-        self, client: AsyncClient, info: types.ModelInfo, rules: Rules, chat: bool
-    ) -> None:
-        self.info: types.ModelInfo | None = info
+    def __init__(self, client: AsyncClient, info: ModelInfo, rules: Rules, chat: bool) -> None:
+        self.info: ModelInfo | None = info
         self.chat: object | None = client if chat else None
         self._client = client
         self._jobs: dict[str, AsyncJob] = {}
@@ -87,7 +87,7 @@ def _rules(info: dict[str, Any]) -> Rules:
     )
 
 
-def _model(info: dict[str, object]) -> types.ModelInfo:
+def _model(info: dict[str, object]) -> ModelInfo:
     """The part of the worker's /info that a conversation shows; figures it does not give are 0."""
     known = {"model": info["model_id"], "block_size": 0, "kv_tokens": 0, "n_layers": 0}
     for name in ("arch", "device", "backend", "dtype", "kv_dtype", "speculate"):
@@ -95,7 +95,7 @@ def _model(info: dict[str, object]) -> types.ModelInfo:
     known["notes"] = info.get("notes", ())
     for name in ("context", "vocab_size", "n_parameters", "weight_bytes", "kv_bytes"):
         known[name] = info.get(name, 0)
-    return msgspec.convert(known, types.ModelInfo)
+    return msgspec.convert(known, ModelInfo)
 
 
 def event_of(event: wire.JobEvent) -> types.Event:
@@ -106,7 +106,7 @@ def event_of(event: wire.JobEvent) -> types.Event:
                 t=event.t, i=event.i, ids=event.ids, reasoning=event.reasoning, calls=event.calls
             )
         case wire.End():
-            usage = types.Usage(
+            usage = Usage(
                 prompt_tokens=event.prompt_tokens,
                 cached_tokens=event.cached_tokens,
                 output_tokens=event.tokens_out,

@@ -13,8 +13,10 @@ from rbee_worker.checkpoint.tokenizer_files import VOCABULARIES
 from rbee_worker.config import Settings
 from rbee_worker.engine.lookup import drafting_notes
 from rbee_worker.errors import ModelError
-from rbee_worker.loading.preflight import WORKSPACE_BYTES, Preflight, preflight
-from rbee_worker.loading.purpose import purpose_of
+from rbee_worker.loading.mtp import NO_MTP, MtpPlan, plan_mtp
+from rbee_worker.loading.planned import Preflight
+from rbee_worker.loading.preflight import WORKSPACE_BYTES, preflight
+from rbee_worker.loading.purpose import dimensions_of, purpose_of
 from rbee_worker.machine import available_memory
 from rbee_worker.models import architecture
 from rbee_worker.ops import OPERATIONS
@@ -22,6 +24,7 @@ from rbee_worker.ops.backend import Backend
 from rbee_worker.ops.backends import backend_notes
 from rbee_worker.params import generation_defaults
 from rbee_worker.session.vectors import longest
+from rbee_worker.speech.opening import speech_of
 from rbee_worker.state.kinds import state_kinds
 from rbee_worker.tokenizer.core import Tokenizer
 from rbee_worker.tokenizer.eos import eos_set, template_special_ids
@@ -43,20 +46,23 @@ def report(
     ahead = preflight(ckpt, settings)
     tokenizer = load_tokenizer(ckpt)
     heads = int(ckpt.config.get("num_attention_heads") or 0)
-    memory, trouble = memory_plan(ahead, settings, available_memory(), heads)
+    further = plan_mtp(ckpt, ahead, settings)
+    purpose = _purpose(ckpt, ahead, settings)
+    memory, trouble = memory_plan(ahead, settings, available_memory(), heads, further)
     return {
         "ref": ckpt.ref,
         "path": str(ckpt.path),
         "kind": ckpt.kind,
         "architecture": ckpt.arch,
         "family": architecture(ckpt.arch, where=ckpt.ref).title,
-        "purpose": _purpose(ckpt, ahead, settings),
+        "purpose": purpose,
         "parameters": ahead.model.n_parameters,
         "layers": len(ahead.model.blocks),
         "vocabulary": ahead.model.vocab_size,
         "context": ahead.model.context,
         "dtype": ahead.dtype,
         "kv_dtype": ahead.kv_dtype,
+        "activations": ahead.activations,
         "formats": {
             use.format: {"tensors": use.tensors, "bytes": use.nbytes}
             for use in summarize(ckpt.source).formats
@@ -76,7 +82,12 @@ def report(
         ],
         "tokenizer": _tokenizer(ckpt, tokenizer),
         "chat_template": _template(tokenizer),
-        "kernels": kernels(ahead.backend) | {"reads": reads(ahead, settings)},
+        "kernels": {
+            **kernels(ahead.backend),
+            "instructions": ahead.backend.instructions(settings),
+            "reads": reads(ahead, settings),
+            "tuned": ahead.backend.tuned(settings),
+        },
         "skipped": {**ahead.model.skipped, **tokenizer.unread},
         "warnings": [
             *tokenizer.warnings,
@@ -84,11 +95,27 @@ def report(
             *ahead.model.notes,
             *ahead.model.limits,
             *trouble,
-            *drafting_notes(settings, ahead.model.groups),
+            *drafting_notes(settings, ahead.model.groups, purpose["task"]),
             *backend_notes(settings),
+            *ahead.notes,
             *rows_note(tokenizer, ahead.model.vocab_size),
             *_generation_notes(ckpt, ahead, settings),
         ],
+    }
+
+
+def _speech(ckpt: Checkpoint, settings: Settings) -> dict[str, Any] | None:
+    """What a model that speaks has beside its first stage."""
+    speech = speech_of(ckpt, settings)
+    if speech is None:
+        return None
+    codec = None if speech.codec is None else speech.codec.rate
+    return {
+        "codebooks": speech.books,
+        "voices": sorted(speech.voices),
+        "clips": speech.speaker is not None,
+        "codec_rate": codec,
+        "notes": list(speech.notes),
     }
 
 
@@ -99,10 +126,12 @@ def _purpose(ckpt: Checkpoint, ahead: Preflight, settings: Settings) -> dict[str
         "task": purpose.task,
         "encodes": purpose.encodes,
         "pictures": purpose.pictures,
+        "speaks": _speech(ckpt, settings),
         "pooling": purpose.pooling.how,
         "normalized": purpose.pooling.normalize,
         "origin": purpose.pooling.origin,
-        "dimensions": ahead.model.width,
+        "dense": list(purpose.pooling.dense),
+        "dimensions": sentence.dimensions or dimensions_of(purpose, ahead.model),
         "longest": longest(sentence, ahead.model.context),
         "labels": list(purpose.labels),
         "prompts": dict(sentence.prompts),
@@ -118,20 +147,28 @@ def _generation_notes(ckpt: Checkpoint, ahead: Preflight, settings: Settings) ->
 
 
 def memory_plan(
-    ahead: Preflight, settings: Settings, free_bytes: int, heads: int = 0
+    ahead: Preflight,
+    settings: Settings,
+    free_bytes: int,
+    heads: int = 0,
+    further: MtpPlan = NO_MTP,
 ) -> tuple[dict[str, Any], list[str]]:
     """The planned memory in bytes and tokens, and what is wrong with it on this machine.
 
-    heads: of queries. draft_model: the weights of --draft-model; draft_kv_per_token: what its cache
-    adds to a token of `cache`. state: what each kind of layer keeps, and its formula. kv_context,
-    per_context: for one sequence as long as the model allows; cache, cache_tokens and snapshots (of
-    recurrent state): what the engine would reserve on this machine now, null if the model does not
-    fit; sequences: how many can run at once; workspace: the upper bound for everything else.
+    heads: of queries. mtp, mtp_kv_per_token: what of `weights` and `kv_per_token` is for the layer
+    that drafts, from `further`. draft_model: the weights of --draft-model; draft_kv_per_token: what
+    its cache adds to a token of `cache`. state: what each kind of layer keeps, and its formula.
+    kv_context, per_context: for one sequence as long as the model allows; cache, cache_tokens and
+    snapshots (of recurrent state): what the engine would reserve on this machine now, null if the
+    model does not fit; sequences: how many can run at once; workspace: the upper bound for
+    everything else.
     """
     kinds = state_kinds(ahead.model.groups, heads, ahead.kv_dtype)
     longest = settings.ctx or ahead.model.context
     plan: dict[str, Any] = {
-        "weights": ahead.weight_bytes,
+        "weights": ahead.weight_bytes + ahead.dense_bytes,
+        "mtp": further.nbytes,
+        "mtp_kv_per_token": further.per_token,
         "draft_model": ahead.draft_bytes,
         "draft_kv_per_token": _per_token(ahead),
         "weights_in_file": sum(ahead.held.file_bytes.values()),
@@ -162,7 +199,7 @@ def _pictures(ahead: Preflight) -> dict[str, int] | None:
     """The memory for features of pictures, if the model reads them: tiles that it has room for, and
     what one of them is."""
     plan = ahead.features
-    if plan is None:
+    if plan is None or ahead.model.tower is None:
         return None
     return {"nbytes": plan.nbytes, "tiles": plan.slots, **asdict(plan.tiles)}
 
@@ -184,7 +221,7 @@ def kernels(backend: Backend) -> dict[str, Any]:
 
 def reads(ahead: Preflight, settings: Settings) -> dict[str, dict[str, Any]]:
     """How the kernels of this model's formats read weights, by name; nothing before the first start
-    has measured it."""
+    has measured it, unless a way is asked for."""
     kept = ahead.backend.readings(settings)
     return {name: one for name, one in kept.items() if one["held"] in ahead.held.held_bytes}
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from click.exceptions import Exit
 
 import rbee_worker
+from rbee_worker.cli.output import lossy_stderr
 from rbee_worker.cli.terminal import aside, note
 from rbee_worker.config import Settings
 from rbee_worker.errors import WorkerError
@@ -35,6 +36,7 @@ def serve(settings: Settings) -> None:
     from rbee_worker.server.tokens import read_tokens
 
     settle()
+    lossy_stderr()
     tokens = read_tokens(settings, os.environ)
     from rbee_worker.server.run import serve as run
 

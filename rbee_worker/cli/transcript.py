@@ -9,20 +9,19 @@ from typing import Any
 
 import msgspec
 
+from rbee_worker.answer_parts import CallPiece, joined_calls
 from rbee_worker.errors import InferenceFailed
+from rbee_worker.model_info import ModelInfo
 from rbee_worker.observe.narration import why_stopped
 from rbee_worker.types import (
-    CallPiece,
     End,
     Error,
     Event,
-    ModelInfo,
     Narration,
     PromptLogprobs,
     Started,
     Token,
     TokenLogprob,
-    joined_calls,
 )
 
 

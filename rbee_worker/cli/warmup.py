@@ -104,4 +104,6 @@ def _say(warmed: Warmed, models: int) -> None:
     of = f"of {models} model{'s' if models != 1 else ''}"
     where = dim(str(warmed.folder), sys.stdout)
     sys.stdout.write(f"{warmed.target}: {warmed.kernels} kernels {of}, {made}  {where}\n")
+    if warmed.note:
+        sys.stdout.write(f"note: {warmed.note}\n")
     sys.stdout.flush()

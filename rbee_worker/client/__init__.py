@@ -9,10 +9,10 @@
 `AsyncClient` has the same methods with `async`. Events are the structs of `rbee_worker.wire`.
 """
 
+from rbee_worker.answer_parts import CallPiece, joined_calls
 from rbee_worker.client.aio import AsyncClient, AsyncJob
 from rbee_worker.client.failures import ClientError, Refused, StreamBroken, Unreachable
 from rbee_worker.client.sync import Client, Job
-from rbee_worker.types import CallPiece, joined_calls
 from rbee_worker.wire import (
     End,
     Error,

@@ -67,7 +67,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     token_budget: int = 512  # most tokens computed in one step
     max_seqs: int = 64  # most sequences computed together
     prefix_cache: bool = True
-    speculate: Literal["off", "ngram"] = "off"  # how tokens are drafted without a second model
+    # how tokens are drafted without a second model
+    speculate: Literal["off", "ngram", "mtp"] = "off"
     draft_model: str = ""  # a smaller model that drafts tokens; "" = none
     pooling: Literal["auto", "mean", "cls", "last"] = "auto"  # how rows become one vector
     tool_format: ToolFormat = "auto"  # how the model writes tool calls
@@ -79,6 +80,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     lora: str = ""  # adapters: NAME=REF, separated by semicolons (adapter_spec.py)
     lora_rank: int = 64  # the highest rank of an adapter
     mmproj: str = ""  # a GGUF model's tower; "" = one beside it, none = no pictures
+    codec: str = ""  # what makes sound of a speaking model's codes; "" = nothing
     cache_dir: str = ""  # downloaded models; "" = the user's cache directory
     log_level: Literal["debug", "info", "warning", "error"] = "warning"
     log_format: Literal["text", "json"] = "text"
@@ -128,9 +130,19 @@ class Settings(Struct, frozen=True, kw_only=True):
     otel_endpoint: str = ""  # OTLP/HTTP collector for spans; "" = none
 
     @property
-    def drafts(self) -> str:
-        """How tokens are drafted: "off", a value of `speculate`, or "draft"."""
+    def drafts(self) -> Literal["off", "ngram", "draft", "mtp"]:
+        """How tokens are drafted."""
         return "draft" if self.draft_model else self.speculate
+
+    @property
+    def mtp(self) -> bool:
+        """Whether the model is to have its layer that predicts further tokens."""
+        return self.drafts == "mtp" and self.kv_cache
+
+    @property
+    def spares(self) -> int:
+        """Sequences with recurrent state that may have drafts in one step."""
+        return DRAFTED_ROWS // 2 if self.mtp else 0
 
     @property
     def served_names(self) -> tuple[str, ...]:

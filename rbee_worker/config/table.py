@@ -105,7 +105,7 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "speculate",
         "draft tokens and check several in one step, the answers stay the same; ngram = from where "
-        "prompt and answer repeat themselves",
+        "prompt and answer repeat themselves; mtp = with the model's own layer for further tokens",
         group=_ENGINE,
     ),
     Option(
@@ -142,6 +142,11 @@ OPTIONS: tuple[Option, ...] = (
         "mmproj",
         "the mmproj file with which a .gguf model reads pictures; empty = the one that lies beside "
         "it and fits, none = no pictures",
+    ),
+    Option(
+        "codec",
+        "directory of the EnCodec model (facebook/encodec_24khz) that makes sound of what a model "
+        "that speaks draws; empty = its answers are codes",
     ),
     Option("cache_dir", "directory of downloaded models; empty = the user's cache directory"),
     Option("log_level", "least important message that is logged to stderr", group="Log options"),

@@ -9,8 +9,8 @@ from msgspec import Struct
 
 from rbee_worker.adapter_spec import AdapterSpec
 from rbee_worker.errors import AdapterError
+from rbee_worker.model_info import AdapterInfo
 from rbee_worker.ops.adapted import AdapterMemory, Placed
-from rbee_worker.types import AdapterInfo
 
 
 class Opened(Struct, frozen=True):

@@ -6,7 +6,8 @@ drafted token is the drawn one, given that those before it were, a draft of k to
     1 + a + a^2 + ... + a^k     tokens by     1 + k (row + draft)     steps,
 
 where `row` is what one more row adds to a step, and `draft` what drafting one token takes, both in
-steps without drafts. (The analysis of Leviathan et al., arXiv:2211.17192.) Times decide how many
+steps without drafts. (The analysis of Leviathan et al., arXiv:2211.17192.) A model with recurrent
+state needs another step after each wrong draft (`Ratios.redoes`). Times decide how many
 tokens are drafted, and never which are drawn.
 """
 
@@ -24,16 +25,19 @@ GAIN = 1.02  # a draft that promises less is not made
 
 class Ratios(NamedTuple):
     """The cost of one more row for each sequence, and of drafting a token for each, in steps
-    without drafts."""
+    without drafts. redoes: after a wrong draft, a step without one computes again what was right.
+    """
 
     row: float
     draft: float
+    redoes: bool = False
 
 
 class Costs:
     """Times of steps by number of sequences, all of which compute one token beside their draft."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, redoes: bool = False) -> None:
+        self._redoes = redoes
         self._plain: dict[int, deque[float]] = defaultdict(_times)
         self._row: dict[int, deque[float]] = defaultdict(_times)
         self._draft: dict[int, deque[float]] = defaultdict(_times)
@@ -60,6 +64,7 @@ class Costs:
         return Ratios(
             sequences * median(rows) / step if rows else 0.0,
             median(drafts) / step if drafts else 0.0,
+            self._redoes,
         )
 
 
@@ -75,7 +80,11 @@ def expected(accepted: float, k: int) -> float:
 
 def speed_up(accepted: float, k: int, ratios: Ratios) -> float:
     """How many times as fast tokens come with drafts of k tokens as without."""
-    return expected(accepted, k) / (1 + k * (ratios.row + ratios.draft))
+    tokens, steps = expected(accepted, k), 1 + k * (ratios.row + ratios.draft)
+    if ratios.redoes:  # the other step gives one token more
+        wrong = 1 - accepted**k
+        tokens, steps = tokens + wrong, steps + wrong * (1 + k * ratios.row)
+    return tokens / steps
 
 
 def best_length(accepted: float, ratios: Ratios) -> int:

@@ -4,31 +4,21 @@ It has a state of its own, in which each sequence has a *shadow*: the sequence's
 end, the tokens that are drafted. Before it drafts, a shadow catches up: it drops the drafted tokens
 that were not drawn, and computes what its sequence has got meanwhile (all of it in the beginning,
 or the rest of a known prefix), at most a step's tokens at once.
-
-A drafted token is drawn as the model's own would be, with the sequence's parameters and the same
-uniform number (`Sampler`), from this model's logits: the more the two models agree, the more often
-the two draws are the same token. With the most likely token instead, a sampled request would accept
-no more than its probability (docs/performance.md has figures).
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Mapping
-from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
-from rbee_worker.engine.draft_costs import Costs
-from rbee_worker.engine.guesses import Guesses
+from rbee_worker.engine.proposer import CLOCK, Clock, Proposer
 from rbee_worker.engine.rope_length import RopeLengths
-from rbee_worker.engine.sampler import Sampler
-from rbee_worker.engine.scheduler import Chunk, Plan
+from rbee_worker.engine.scheduler import Chunk
 from rbee_worker.engine.sequence import Sequence
 from rbee_worker.engine.step_numbers import StepBuilder
 from rbee_worker.ops import RopeSpec
-from rbee_worker.ops.backend import Executable, StateMemory
 from rbee_worker.ops.batch import Array
-from rbee_worker.ops.sampling import Bits
+from rbee_worker.ops.executable import Executable, StateMemory
 from rbee_worker.state.pool import StatePool
 
 Columns = Callable[[Array], Array]
@@ -48,8 +38,8 @@ class Shadow:
     known: int
 
 
-class DraftModel:
-    """Drafts for sequences that have `Guesses`. Its engine's loop is its only user."""
+class DraftModel(Proposer):
+    """See `Proposer`."""
 
     def __init__(
         self,
@@ -59,41 +49,16 @@ class DraftModel:
         *,
         ropes: Iterable[RopeSpec] = (),
         columns: Columns = _as_they_are,
-        clock: Callable[[], float] = time.perf_counter,
+        clock: Clock = CLOCK,
     ) -> None:
         """memory, pool: the state of `model` alone. ropes: its rotary tables. columns: gives its
         logits the columns of the other model's."""
+        super().__init__(model.context, clock)
         self._columns = columns
         self._model, self._memory, self._pool = model, memory, pool
         self._steps = StepBuilder(model.groups, pool.block_size)
         self._ropes = RopeLengths(ropes)
-        self._clock = clock
         self._shadows: dict[Sequence, Shadow] = {}
-        self._spent = 0.0  # seconds of the step that is being planned
-        self._sampler: Sampler | None = None
-        self.costs = Costs()
-
-    def draws_with(self, sampler: Sampler) -> None:
-        """The sampler of the model that is drafted for; it has the sequences' parameters."""
-        self._sampler = sampler
-
-    def propose(self, seqs: Seq[Sequence], room: int) -> None:
-        """Offer drafts to sequences that are computed but for their last token: at most `room`
-        tokens in all."""
-        began = self._clock()
-        wanted = self._wanted(seqs, room)
-        if wanted:
-            for seq, draft in self._drafted(wanted).items():
-                assert isinstance(seq.drafter, Guesses)
-                seq.drafter.offer(draft)
-        self._spent = self._clock() - began
-
-    def stepped(self, plan: Plan, seconds: float) -> None:
-        """A step is over that took so long, drafting included."""
-        spent, self._spent = self._spent, 0.0
-        if plan.chunks and all(chunk.count == chunk.draws for chunk in plan.chunks):
-            drafted = sum(len(chunk.draft) for chunk in plan.chunks)
-            self.costs.stepped(len(plan.chunks), drafted, seconds - spent)
 
     def leave(self, seq: Sequence) -> None:
         """A sequence has ended or was preempted; what is computed of it may be found again."""
@@ -101,24 +66,6 @@ class DraftModel:
         if shadow is not None:
             self._correct(shadow, seq.tokens)
             self._pool.release(shadow.seq.state)
-
-    def _wanted(self, seqs: Seq[Sequence], room: int) -> dict[Sequence, int]:
-        """How many tokens to draft for each sequence, in equal shares of `room`."""
-        ratios = self.costs.ratios(len(seqs))
-        if ratios is None:
-            return {}
-        wanted: dict[Sequence, int] = {}
-        for seq in seqs:
-            drafter, length = seq.drafter, len(seq.tokens)
-            if not isinstance(drafter, Guesses) or seq.slot < 0 or seq.one_row:
-                continue
-            drafter.follow(length)
-            end = min(seq.limit - 1, seq.rope_end, self._model.context)
-            if end > length:
-                wanted[seq] = min(drafter.wanted(ratios), end - length)
-        wanted = {seq: n for seq, n in wanted.items() if n}
-        share = room // max(len(wanted), 1)
-        return {seq: min(n, share) for seq, n in wanted.items() if share}
 
     def _drafted(self, wanted: Mapping[Sequence, int]) -> dict[Sequence, list[int]]:
         """Draft so many tokens for each sequence, or fewer: none for one that has to catch up
@@ -151,16 +98,7 @@ class DraftModel:
         self, chunks: Mapping[Sequence, Chunk], drafts: Mapping[Sequence, list[int]]
     ) -> list[int]:
         """The token after each chunk's last row; negative: there is none."""
-        assert self._sampler is not None
-        logits = self._run(list(chunks.values()))
-        masks: dict[int, Bits] = {}
-        for row, seq in enumerate(chunks):
-            allowed = seq.masks(tuple(drafts[seq]))
-            if allowed is not None:
-                masks[row] = allowed[-1]
-        slots = [seq.slot for seq in chunks]
-        indices = [chunk.end for chunk in chunks.values()]
-        return self._sampler.guess(logits, self._sampler.prepare(slots, indices, (), masks))
+        return self._guess(self._run(list(chunks.values())), list(chunks), drafts)
 
     def _caught_up(self, wanted: Iterable[Sequence]) -> dict[Sequence, Chunk]:
         """Let the shadows catch up. Returns the chunk of each one that draws the first drafted
@@ -190,6 +128,7 @@ class DraftModel:
     def _run(self, chunks: list[Chunk]) -> Array:
         """The logits after each chunk's last row."""
         numbers = self._steps.build(chunks).numbers
+        numbers.tokens[numbers.tokens >= self._model.vocab_size] = 0  # it has no row for these
         return self._columns(self._model.logits(self._memory.stage(numbers)))
 
     def _shadow(self, seq: Sequence) -> Shadow:

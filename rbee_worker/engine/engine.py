@@ -8,16 +8,14 @@ released only in `collect`.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
-from collections.abc import Sequence as Seq
 
 from msgspec import Struct
 
 from rbee_worker.constraints.words import Words
 from rbee_worker.engine.adapters import Adapters
-from rbee_worker.engine.draft_model import DraftModel
+from rbee_worker.engine.drafting import Drafting
 from rbee_worker.engine.figures import Figures
 from rbee_worker.engine.grammars import Grammars
 from rbee_worker.engine.lookup import why_no_drafts
@@ -33,25 +31,20 @@ from rbee_worker.engine.messages import (
 )
 from rbee_worker.engine.new_sequences import NewSequences
 from rbee_worker.engine.outcomes import Outcomes
+from rbee_worker.engine.proposer import Proposer
+from rbee_worker.engine.recovery import Recovery
+from rbee_worker.engine.results import Draw, Results, take_draws
 from rbee_worker.engine.rope_length import RopeLengths
-from rbee_worker.engine.runner import Draw, Launched, Results, Runner
+from rbee_worker.engine.runner import Launched, Runner
 from rbee_worker.engine.scheduler import Plan, Scheduler
 from rbee_worker.engine.sequence import Sequence
-from rbee_worker.errors import (
-    AdapterError,
-    InferenceFailed,
-    as_worker_error,
-    device_lost,
-    is_out_of_memory,
-)
+from rbee_worker.errors import AdapterError, InferenceFailed, as_worker_error
+from rbee_worker.model_info import Speculation
 from rbee_worker.ops.backend import DeviceGauge
+from rbee_worker.sequence_end import StopRecord
 from rbee_worker.state.pool import StatePool
-from rbee_worker.types import StopRecord
 
 NO_ROPES = RopeLengths()
-STRIKES = 3  # failed steps of several sequences before the youngest of them is given up
-
-log = logging.getLogger(__name__)
 
 
 class Pending(Struct, frozen=True):
@@ -74,8 +67,8 @@ class Engine:
         max_seqs: int,
         context: int,
         kv_cache: bool = True,
-        speculate: str = "off",
-        drafts: DraftModel | None = None,
+        speculate: Speculation = "off",
+        drafts: Proposer | None = None,
         ropes: RopeLengths = NO_ROPES,
         adapters: Adapters | None = None,
         start: int | None = None,
@@ -84,20 +77,22 @@ class Engine:
     ) -> None:
         """ropes: how rotary scaling depends on a sequence's length. kv_cache=False computes every
         sequence anew for each of its tokens. speculate: how tokens are drafted, as
-        `Settings.drafts`; see `why_no_drafts`. drafts: the model that drafts, if one does.
+        `Settings.drafts`; see `why_no_drafts`. drafts: what computes drafts, if anything does.
         adapters: None if the model takes none. start: see `Decoder.start`. gauge: of the device, if
         the backend has one."""
         self.runner = runner
         self.pool = pool
+        why = why_no_drafts(pool.groups, kv_cache, speculate)
+        self.speculate = speculate if why is None else "off"
+        drafts = drafts if self.speculate != "off" else None
+        self._drafting = Drafting(drafts, lookup=self.speculate == "ngram")
         self.scheduler = Scheduler(
             pool,
             token_budget=token_budget,
             max_seqs=max_seqs,
-            propose=None if drafts is None else self._propose,
+            propose=None if drafts is None else self._drafting.propose,
         )
         self.context = min(context, pool.longest)
-        self.speculate = speculate if why_no_drafts(pool.groups, kv_cache) is None else "off"
-        self._drafts = drafts
         if drafts is not None:
             drafts.draws_with(runner.sampler)
         self.adapters = adapters
@@ -105,7 +100,6 @@ class Engine:
             pool,
             context=self.context,
             kv_cache=kv_cache,
-            drafts=self.speculate != "off",
             ropes=ropes,
             adapters=adapters,
             start=start,
@@ -124,6 +118,7 @@ class Engine:
             remove=self._remove,
             clock=self._now,
         )
+        self._recovery = Recovery(self.scheduler, pool, self._outcomes, self._leave)
         # Told, where it is set, what must be known even if the step about to run ends the process:
         # which sequences are in it.
         self.tell: Callable[[list[Output]], None] | None = None
@@ -198,21 +193,7 @@ class Engine:
 
     def sequence(self, m: Submit) -> Sequence:
         """A new sequence, for which nothing is planned yet."""
-        by_model = self._drafts is not None
-        return self._new.sequence(m, self._arrivals, self._clock(), by_model=by_model)
-
-    def _propose(self, seqs: Seq[Sequence], room: int) -> None:
-        """See `DraftModel.propose`. If that fails, answers go on without drafts."""
-        if self._drafts is None:
-            return
-        try:
-            self._drafts.propose(seqs, room)
-        except Exception as error:
-            lost = device_lost(error)
-            if lost is not None:
-                raise lost from error
-            log.exception("the draft model failed: nothing is drafted from now on")
-            self._drafts = None
+        return self._new.sequence(m, self._arrivals, self._clock(), self._drafting.maker)
 
     def _remove(self, seq: Sequence) -> None:
         """A sequence has ended."""
@@ -226,8 +207,7 @@ class Engine:
     def _leave(self, seq: Sequence) -> None:
         """A sequence does not run any more, or not for now."""
         self.runner.leave(seq)
-        if self._drafts is not None:
-            self._drafts.leave(seq)
+        self._drafting.leave(seq)
 
     def cancel(self, m: Cancel) -> None:
         """End a sequence wherever it is. An unknown one has already ended: no effect."""
@@ -288,7 +268,7 @@ class Engine:
             except Exception as late:
                 error = late
         if error is not None:
-            self._recover(plan, error)
+            self._recovery.failed(plan, error)
         drawn: dict[Sequence, list[Draw]] = {chunk.seq: [] for chunk in plan.chunks}
         for draw in results.draws:
             drawn[draw.chunk.seq].append(draw)
@@ -298,13 +278,15 @@ class Engine:
             if seq.state is chunk.state and not seq.done:
                 seq.drawing -= chunk.draws
                 seq.solo = False
-                taken[seq] = seq.take(drawn[seq])
+                taken[seq] = take_draws(seq, drawn[seq])
                 rejected = max(chunk.draws - max(len(taken[seq]), 1), 0)
             self.pool.commit(chunk.state, chunk.count, rejected)
             new = taken.get(seq)
             # Where steps overlap, masks are made while the next step computes.
             if new and new[-1].error is None and not self.runner.overlaps:
                 new += [Draw(chunk, token, None) for token in seq.forced()]
+        if results.hidden is not None:
+            self._drafting.follow(plan.chunks, results.hidden)
         for part in results.scores:
             seq = part.chunk.seq
             if seq in taken:
@@ -316,40 +298,13 @@ class Engine:
             if vector.chunk.seq in taken:
                 self._outcomes.pooled(vector.chunk.seq, vector)
 
-    # ---- trouble
-
-    def _recover(self, plan: Plan, error: Exception) -> None:
-        """A step failed. If it had one sequence, that one is given up. If it had several (some may
-        have ended meanwhile), each runs alone once, and the faulty one fails there. If they fail
-        only together, the youngest is given up in the end.
-
-        Raises DeviceLost where no step can succeed in this process any more: another engine then
-        continues all sequences, if the device still works.
-        """
-        if self.pool.features is not None:
-            self.pool.features.forget()
-        lost = device_lost(error)
-        if lost is not None:
-            raise lost from error
-        trace = None if is_out_of_memory(error) else error  # where it was makes no difference
-        log.error("a step of %d sequences failed: %s", len(plan.chunks), error, exc_info=trace)
-        seqs = [c.seq for c in plan.chunks if c.seq.state is c.state and not c.seq.done]
-        if not seqs:
-            return
-        for seq in self.scheduler.suspect(seqs):
-            self._leave(seq)
-        for seq in seqs:
-            seq.strikes += 1
-        if len(plan.chunks) == 1 or max(s.strikes for s in seqs) % STRIKES == 0:
-            self._outcomes.give_up(max(seqs, key=lambda s: s.arrival), error)
-
     def _report(self, plan: Plan, started: float) -> list[Output]:
         """All output since the last step, with fresh figures if they are due."""
         now = self._clock()
         if plan.chunks:
             self._figures.stepped((now - started) * 1e3, plan)
-        if self._drafts is not None:
-            self._drafts.stepped(plan, now - started)
+        self._drafting.stepped(plan, now - started)
+        self._outcomes.out += self._drafting.news()
         if self._figures.due(now, self.scheduler.idle):
             self._outcomes.out.append(self.stats())
             self._figures.told()

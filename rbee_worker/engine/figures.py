@@ -35,9 +35,11 @@ class Figures:
     floor_s: float = 0.0
 
     def admitted(self, seq: Sequence) -> None:
-        """Count a sequence that runs for the first time."""
+        """Count a sequence that runs for the first time, in this engine or one before it."""
+        if seq.submit.counted:
+            return
         self.tokens_in += seq.prompt_len
-        self.cached_tokens += seq.cached
+        self.cached_tokens += min(seq.cached, seq.prompt_len)  # the rest was drawn before
 
     def drew(self, drafted: int, accepted: int) -> None:
         """Count one output token, and by how much its sequence's drafts have grown."""

@@ -22,7 +22,8 @@ from collections.abc import Sequence
 
 from rbee_worker.config import Settings
 from rbee_worker.engine.rounds import FIRST_REST, Rounds
-from rbee_worker.state.specs import Fixed, StateGroup
+from rbee_worker.model_info import Task
+from rbee_worker.state.specs import Fixed, PagedKV, StateGroup
 
 GRAM = 3  # tokens that two places must have in common
 PLACES = 8  # earlier places that are compared, the latest ones
@@ -36,18 +37,27 @@ ENOUGH = 4.0  # weighted drafted tokens that a decision needs
 _BITS = 21  # of a token id, in the key of a gram
 
 
-def why_no_drafts(groups: Sequence[StateGroup], kv_cache: bool) -> str | None:
-    """The reason why nothing can be drafted for a model with such state; None if it can be."""
+def why_no_drafts(
+    groups: Sequence[StateGroup], kv_cache: bool, speculate: str = "ngram"
+) -> str | None:
+    """The reason why nothing can be drafted for a model with such state; None if it can be.
+    speculate: how, as `Settings.drafts`."""
     if not kv_cache:
         return "without a cache (--no-kv-cache) every token is computed in a step of its own"
-    if any(isinstance(group.spec, Fixed) for group in groups):
+    if any(isinstance(group.spec, PagedKV) and group.spec.lanes > 1 for group in groups):
+        return "drafts are not built for a model that speaks"
+    if speculate != "mtp" and any(isinstance(group.spec, Fixed) for group in groups):
         return "recurrent state cannot take back a token that was drafted and not drawn"
     return None
 
 
-def drafting_notes(settings: Settings, groups: Sequence[StateGroup]) -> tuple[str, ...]:
-    """A note for a person who asked for drafts, if there will be none."""
-    why = why_no_drafts(groups, settings.kv_cache)
+def drafting_notes(
+    settings: Settings, groups: Sequence[StateGroup], task: Task = "generate"
+) -> tuple[str, ...]:
+    """A note for a person who asked for drafts, if there will be none. task: the model's."""
+    why = why_no_drafts(groups, settings.kv_cache, settings.drafts)
+    if task != "generate":
+        why = "this model draws no tokens"
     if settings.drafts == "off" or why is None:
         return ()
     option = "--draft-model" if settings.draft_model else f"--speculate {settings.speculate}"

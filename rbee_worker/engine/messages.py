@@ -13,17 +13,10 @@ from msgspec import Struct, structs
 from rbee_worker.adapter_spec import AdapterSpec
 from rbee_worker.config import Settings
 from rbee_worker.constraints.words import Words
+from rbee_worker.model_info import AdapterInfo, ModelInfo
 from rbee_worker.pictures import Picture
-from rbee_worker.types import (
-    AdapterInfo,
-    EosToken,
-    ModelInfo,
-    Pool,
-    SamplingParams,
-    StopRecord,
-    TokenLogprob,
-    Usage,
-)
+from rbee_worker.sequence_end import StopRecord, Usage
+from rbee_worker.types import EosToken, Pool, SamplingParams, TokenLogprob
 
 # ---- client -> engine
 
@@ -50,8 +43,11 @@ class Submit(Struct, frozen=True, kw_only=True, tag="submit"):
     adapter: str = ""  # the key of the adapter that it uses (`AdapterInfo`)
     drafted: int = 0  # of `output_ids`: see `Usage`
     accepted: int = 0
+    counted: bool = False  # an engine has begun with it before: `Stats` have its prompt already
     grammar: str = ""  # what the answer's text must be (constraints/grammar.py); `Words` come first
     pictures: tuple[Picture, ...] = ()  # in the order of their places in `prompt_ids`
+    voice: bytes = b""  # a speaker's embedding: float32, little-endian; of a model that speaks
+    guidance: float = 1.0  # how closely it is followed (lanes.py)
 
 
 class Cancel(Struct, frozen=True, kw_only=True, tag="cancel"):
@@ -103,6 +99,7 @@ class LoadFailed(Struct, frozen=True, kw_only=True, tag="load_failed"):
     code: str
     message: str
     exit_code: int
+    of_draft: bool = False  # see `WorkerError`
 
 
 class Scheduled(Struct, frozen=True, kw_only=True, tag="scheduled"):
@@ -233,6 +230,12 @@ class StepTimes(Struct, frozen=True, kw_only=True, tag="step_times"):
     drawn: int
 
 
+class DraftsEnded(Struct, frozen=True, kw_only=True, tag="drafts_ended"):
+    """What makes drafts has failed: this engine drafts nothing any more."""
+
+    why: str
+
+
 class Pong(Struct, frozen=True, kw_only=True, tag="pong"):
     """The engine's process runs."""
 
@@ -254,5 +257,6 @@ Output = (
     | Finished
     | Stats
     | StepTimes
+    | DraftsEnded
     | Pong
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from msgspec import structs
 
 from rbee_worker.engine.adapters import Adapters
+from rbee_worker.engine.drafting import Maker
 from rbee_worker.engine.guesses import Guesses
 from rbee_worker.engine.lookup import Drafter
 from rbee_worker.engine.messages import Submit
@@ -27,24 +28,21 @@ class NewSequences:
         *,
         context: int,
         kv_cache: bool,
-        drafts: bool,
         ropes: RopeLengths,
         adapters: Adapters | None,
         start: int | None,
     ) -> None:
-        """drafts: whether tokens are drafted at all."""
         self._pool = pool
         self._context = context
         self._kv_cache = kv_cache
-        self._drafts = drafts
         self.ropes = ropes
         self._adapters = adapters
         self._start = start
 
-    def sequence(self, m: Submit, arrival: int, arrived_s: float, *, by_model: bool) -> Sequence:
+    def sequence(self, m: Submit, arrival: int, arrived_s: float, maker: Maker) -> Sequence:
         """A new sequence, for which nothing is planned yet. An encoder reads the prompt of a model
-        that has one; its tokens are then the model's first one and the answer. by_model: a second
-        model makes its drafts."""
+        that has one; its tokens are then the model's first one and the answer. maker: of its
+        drafts."""
         source, context = None, self._context
         if self._start is not None:
             source, m = m.prompt_ids, structs.replace(m, prompt_ids=(self._start,))
@@ -63,7 +61,7 @@ class NewSequences:
             tokens=tokens,
             source=source,
             limit=limit,
-            drafter=self._drafter(m, tokens, limit, by_model),
+            drafter=self._drafter(m, tokens, limit, maker),
             rules=StopRules(m.params, m.eos, prompt=prompt, context=context),
             state=self._pool.new(tokens, self.salt(m, rope_len), len(source or ()), runs),
             fault=fault,
@@ -79,7 +77,7 @@ class NewSequences:
 
     def salt(self, m: Submit, rope_len: int) -> bytes:
         """What a sequence's state depends on besides its tokens."""
-        return self.ropes.salt(rope_len) + m.adapter.encode()
+        return self.ropes.salt(rope_len) + m.adapter.encode() + m.voice
 
     def refusal(self, seq: Sequence) -> str:
         """Why a sequence cannot be computed; "" if it can."""
@@ -103,11 +101,11 @@ class NewSequences:
         except ValueError as error:
             return (), f"{error}."
 
-    def _drafter(self, m: Submit, tokens: list[int], limit: int, by_model: bool) -> Rounds | None:
+    def _drafter(self, m: Submit, tokens: list[int], limit: int, maker: Maker) -> Rounds | None:
         """What follows a new sequence's drafts; None if it has none."""
-        if not self._drafts or not m.params.speculation or m.pool is not None:
+        if maker == "nobody" or not m.params.speculation or m.pool is not None:
             return None
-        if by_model:
+        if maker == "proposer":
             return Guesses(tokens, len(tokens), m.drafted, m.accepted)
         lookup = Drafter(tokens, len(m.prompt_ids), limit)
         lookup.follow(len(tokens))

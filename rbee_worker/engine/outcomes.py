@@ -7,11 +7,12 @@ from collections.abc import Callable
 from rbee_worker.engine.figures import Figures
 from rbee_worker.engine.messages import Output, Pooled, Preempted, PromptScores, Rescaled
 from rbee_worker.engine.new_sequences import NewSequences
-from rbee_worker.engine.runner import Draw, Vector
+from rbee_worker.engine.results import Draw, Vector
 from rbee_worker.engine.scheduler import Scheduler
 from rbee_worker.engine.sequence import Sequence
 from rbee_worker.errors import InferenceFailed, WorkerError, as_worker_error
-from rbee_worker.types import StopRecord, TokenLogprob
+from rbee_worker.sequence_end import StopRecord
+from rbee_worker.types import TokenLogprob
 
 
 class Outcomes:

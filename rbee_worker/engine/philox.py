@@ -41,11 +41,9 @@ def uniforms(
 
     seeds: 0 .. 2^64-1; choices and indices: 0 .. 2^32-1.
     """
-    seed, choice, index = np.broadcast_arrays(
-        np.asarray(seeds, dtype=np.uint64),
-        np.asarray(choices, dtype=np.uint64),
-        np.asarray(indices, dtype=np.uint64),
-    )
+    # Not `broadcast_arrays`: it looks up a method under a new name object in every call, and the
+    # interpreter keeps thousands of these.
+    seed, choice, index = (np.asarray(each, np.uint64) for each in (seeds, choices, indices))
     zero = np.zeros_like(index)
     high, low, _, _ = philox4x32(
         (index, choice, zero + np.uint64(stream), zero), (seed & _LOW, seed >> _32)

@@ -28,10 +28,16 @@ class Pooled:
 def needed(pool: Pool, start: int, end: int, length: int) -> tuple[int, int]:
     """Of positions start .. end - 1 of a sequence of `length` tokens, those that its vector is made
     of: (first, end); equal: none."""
+    least = _least(pool, length)
     if pool.how == "mean":
-        return start, end
-    first = 0 if pool.how == "cls" else length - 1
+        return (max(start, least), end) if least < end else (start, start)
+    first = least if pool.how == "cls" else length - 1
     return (first, first + 1) if start <= first < end else (start, start)
+
+
+def _least(pool: Pool, length: int) -> int:
+    """The first position that has a share in the vector."""
+    return min(pool.first, length - 1)
 
 
 def add(known: Pooled, rows: F32, start: int) -> None:
@@ -51,7 +57,8 @@ def vector(pool: Pool, known: Pooled, length: int) -> F32:
     """The rows of a sequence of `length` tokens, pooled: float32 [dim]."""
     assert known.total is not None
     total = known.total
-    return (total / length if pool.how == "mean" else total).astype(np.float32)
+    rows = length - _least(pool, length)
+    return (total / rows if pool.how == "mean" else total).astype(np.float32)
 
 
 def finished(pool: Pool, values: F32) -> bytes:

@@ -16,51 +16,23 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from rbee_worker.engine import pooling
+from rbee_worker.engine.dense import Dense
+from rbee_worker.engine.lanes import Lanes
 from rbee_worker.engine.messages import StepTimes
+from rbee_worker.engine.results import Draw, Results, Scores, Vector
 from rbee_worker.engine.sampler import NONE, REJECTED, Drawing, Sampled, Sampler
 from rbee_worker.engine.scheduler import Chunk, Plan
 from rbee_worker.engine.sequence import Sequence
-from rbee_worker.engine.step_numbers import ScoreRows, Step, StepBuilder
-from rbee_worker.ops.backend import Executable, StateMemory
+from rbee_worker.engine.step_numbers import Step, StepBuilder
+from rbee_worker.engine.step_rows import ScoreRows
 from rbee_worker.ops.batch import Array, Batch
+from rbee_worker.ops.executable import Executable, StateMemory
 from rbee_worker.ops.sampling import Bits
 from rbee_worker.state.specs import Fixed
 from rbee_worker.types import TokenLogprob
 
 NO_NUMBERS = "the model's rows are not finite numbers; its weights may be damaged"
 SCORE_ROWS = 64  # rows of logits in memory at once while a prompt is scored
-
-
-class Draw(Struct, frozen=True):
-    """The token drawn for one row of a chunk; error: why there is none."""
-
-    chunk: Chunk
-    id: int
-    logprob: TokenLogprob | None
-    error: str | None = None
-
-
-class Scores(Struct, frozen=True):
-    """Log-probabilities of the next prompt tokens of a chunk's sequence."""
-
-    chunk: Chunk
-    logprobs: tuple[TokenLogprob, ...]
-
-
-class Vector(Struct, frozen=True):
-    """The vector of a chunk's sequence, which this chunk completes; error: why it is none."""
-
-    chunk: Chunk
-    data: bytes
-    error: str | None = None
-
-
-class Results(Struct):
-    """What a step has found: draws by chunk in the plan's order, within a chunk by position."""
-
-    draws: list[Draw] = []
-    scores: list[Scores] = []
-    vectors: list[Vector] = []
 
 
 class Launched(Struct):
@@ -93,21 +65,26 @@ class Runner:
         overlaps: bool = False,
         adapts: bool = False,
         whole: bool = False,
+        keeps: bool = False,
+        lanes: Lanes | None = None,
+        dense: Seq[Dense] = (),
         clock: Callable[[], float] | None = None,
     ) -> None:
         """sampler: has the parameters of running sequences. buckets: pad decoding steps to a few
         sizes. overlaps: launch each step before the previous one is collected. adapts: sequences
-        may use adapters. whole: see `StepBuilder`. clock: in microseconds; given if the times of
-        steps are wanted."""
+        may use adapters. whole: see `StepBuilder`. keeps: the hidden states of all rows are wanted
+        (`Results.hidden`). lanes: of a model that speaks. dense: maps of vectors, in order. clock:
+        in microseconds; given if the times of steps are wanted."""
         self._model, self._memory, self.sampler = model, memory, sampler
-        bucket = max_seqs if buckets else 0
+        bucket = max_seqs if buckets and lanes is None else 0
         self._steps = StepBuilder(
             model.groups, block_size, bucket=bucket, adapts=adapts, whole=whole
         )
+        self._lanes, self._dense = lanes, dense
         self._recurrent = any(isinstance(group.spec, Fixed) for group in model.groups)
-        self.overlaps = overlaps
+        self.overlaps, self._keeps = overlaps and lanes is None, keeps
         self._slots = list(range(max_seqs - 1, -1, -1))
-        self._drawn: dict[Sequence, int] | None = {} if overlaps else None
+        self._drawn: dict[Sequence, int] | None = {} if self.overlaps else None
         self._clock = clock
         self._times: list[StepTimes] = []
 
@@ -129,6 +106,9 @@ class Runner:
         # where steps overlap, the next one has been launched by then and takes its tokens from the
         # last draws.
         seq.one_row = seq.counted and self.overlaps
+        if m.voice:
+            voice = np.frombuffer(m.voice, "<f4").astype(np.float32)
+            self._memory.keep_features(seq.slot, self._model.voice(voice))
 
     def leave(self, seq: Sequence) -> None:
         """Stop running a sequence: its slot becomes free."""
@@ -142,10 +122,10 @@ class Runner:
         began = self._now_us()
         step, batch = self._staged(plan)
         launched = Launched(plan.chunks, step, began)
-        if step.scores or step.pooled or not step.draws:
+        if step.scores or step.pooled or not step.draws or self._keeps:
             self._launch_hidden(step, batch, launched)
         else:
-            self._draw(step, self._model.logits(batch), launched)
+            self._draw(step, self._logits(step, batch), launched)
         if self._drawn is not None:
             first_rows = reversed(list(enumerate(step.draws)))
             self._drawn = {chunk.seq: row for row, chunk in first_rows}
@@ -170,7 +150,15 @@ class Runner:
         if self._recurrent and (fresh := [c.state.slot for c in plan.chunks if not c.start]):
             self._memory.clear(fresh)
         step = self._steps.build(plan.chunks, self._drawn)
+        if self._lanes is not None:
+            step = self._lanes.doubled(step, plan.chunks)
         return step, self._memory.stage(step.numbers)
+
+    def _logits(self, step: Step, batch: Batch) -> Array:
+        """The logits that a step's tokens are drawn from."""
+        if self._lanes is None:
+            return self._model.logits(batch)
+        return self._model.guided(batch, [chunk.seq.submit.guidance for chunk in step.draws])
 
     def collect(self, launched: Launched) -> Results:
         """Wait for the results of a step."""
@@ -185,11 +173,13 @@ class Runner:
         return told
 
     def _launch_hidden(self, step: Step, batch: Batch, launched: Launched) -> None:
-        """A step that scores prompts, pools rows, or draws nothing. Scoring needs the hidden states
-        more than once, and logits are valid only until the next ones, so the draws are waited for
-        at once."""
+        """A step that scores prompts, pools or keeps rows, or draws nothing. Scoring needs the
+        hidden states more than once, and logits are valid only until the next ones, so the draws
+        are waited for at once."""
         hidden = self._model.hidden(batch)
         self._pool(step, hidden)
+        if self._keeps:
+            launched.results.hidden = self._model.host(hidden).copy()
         rows, n = batch.sample_rows, len(step.draws)
         # A step that overlaps the next one has succeeded if its draw is there, even a draw of no
         # rows.
@@ -220,7 +210,12 @@ class Runner:
             values = pooling.vector(pool, seq.pooled, len(seq.tokens))
             if pool.head:
                 values = self._model.host(self._model.head(values[None]))[0]
-            error = None if np.isfinite(values).all() else NO_NUMBERS
+            finite = np.isfinite(values).all()
+            if finite and not pool.head:
+                for dense in self._dense:
+                    values = dense(values)
+                finite = np.isfinite(values).all()
+            error = None if finite else NO_NUMBERS
             found.append(Vector(chunk, pooling.finished(pool, values), error))
         return found
 

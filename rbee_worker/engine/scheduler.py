@@ -39,7 +39,7 @@ from rbee_worker.engine.sequence import Sequence
 from rbee_worker.engine.tiles import Look, Shown
 from rbee_worker.state.pool import Copy, SeqState, StatePool
 
-Propose = Callable[[Seq[Sequence], int], None]  # see `DraftModel.propose`
+Propose = Callable[[Seq[Sequence], int], None]  # see `Proposer.propose`
 
 
 class Chunk(Struct, frozen=True):
@@ -248,6 +248,7 @@ class Scheduler:
                 plan.chunks[number] = replace(chunk, count=1 + n, draws=1 + n, draft=draft[:n])
                 plan.tokens += n
                 room -= n
+        plan.copies += self.pool.copies()
 
     def _alone(self, plan: Plan) -> bool:
         """If a suspect can run now, plan only it. True: no other sequence may run."""

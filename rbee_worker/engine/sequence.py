@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from rbee_worker.constraints.matcher import Masks, Matcher
 from rbee_worker.engine.messages import Finished, Scheduled, Submit, Tokens
@@ -12,11 +11,9 @@ from rbee_worker.engine.rope_length import NO_END
 from rbee_worker.engine.rounds import Rounds
 from rbee_worker.engine.stop import StopRules
 from rbee_worker.errors import WorkerError
+from rbee_worker.sequence_end import StopRecord, Usage
 from rbee_worker.state.pool import SeqState
-from rbee_worker.types import StopRecord, TokenLogprob, Usage
-
-if TYPE_CHECKING:
-    from rbee_worker.engine.runner import Draw
+from rbee_worker.types import TokenLogprob
 
 
 @dataclass(eq=False, slots=True)
@@ -93,16 +90,6 @@ class Sequence:
         if self.drawing and not self.waits:
             known = max(known, min(known + self.drawing, self._blind_end))
         return max(min(known, self.limit - 1) - self.state.planned, 0)
-
-    def take(self, draws: list[Draw]) -> list[Draw]:
-        """Append its next output tokens, up to one that ends it or is none. Returns their draws."""
-        for n, draw in enumerate(draws, 1):
-            if draw.error is not None:
-                return draws[:n]
-            self.tokens.append(draw.id)
-            if self.ended() is not None:
-                return draws[:n]
-        return draws
 
     def ended(self) -> StopRecord | None:
         """The record if it ends with its last output token. An answer that is complete is so even

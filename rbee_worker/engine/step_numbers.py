@@ -15,32 +15,14 @@ import numpy as np
 from msgspec import Struct
 
 from rbee_worker.engine.decoding_numbers import Decoding, Drawn, Kind, Lines, tokens_of
-from rbee_worker.engine.pooling import needed
-from rbee_worker.engine.sampler import NONE
 from rbee_worker.engine.scheduler import Chunk
 from rbee_worker.engine.sequence import Sequence
+from rbee_worker.engine.step_rows import PoolRows, ScoreRows, expected, pooled, sampled
 from rbee_worker.ops.batch import FixedPlaces, Ints, PagedPlaces, Places, StepNumbers
 from rbee_worker.state.sequence import SeqState
 from rbee_worker.state.specs import PagedKV, StateGroup, of_sources
 
 Span = tuple[SeqState, int, int]  # rows start .. end - 1 of a sequence
-
-
-class ScoreRows(Struct, frozen=True):
-    """Rows whose logits score the prompt: row i of this part scores token targets[i]."""
-
-    chunk: Chunk
-    targets: tuple[int, ...]
-
-
-class PoolRows(Struct, frozen=True):
-    """Rows first .. end - 1 of the step are those of a chunk that its sequence's vector is made of;
-    the first one's position is `position`."""
-
-    chunk: Chunk
-    first: int
-    end: int
-    position: int
 
 
 class Step(Struct, frozen=True):
@@ -72,7 +54,7 @@ class StepBuilder:
         whole: bool = False,
     ) -> None:
         """bucket: 0, or the most sequences of a step: decoding steps are then padded with sinks
-        to 1, 2, 4, 8 .. `bucket` sequences. adapts: sequences may use adapters.
+        as `padded` says, to `bucket` sequences at most. adapts: sequences may use adapters.
         whole: rows of a picture see each other (`TileSpec`)."""
         self._kinds = _kinds(groups)
         self._block_size = block_size
@@ -98,7 +80,7 @@ class StepBuilder:
         rows, columns = sequences, -(-longest // self._block_size)
         if self._bucket:
             assert sequences <= self._bucket
-            rows = min(1 << (sequences - 1).bit_length(), self._bucket)
+            rows = min(padded(sequences), self._bucket)
         found = self._decoding.get(rows)
         if found is None or found.columns < columns:
             room = 1 << columns.bit_length()  # a power of two: room to grow
@@ -111,7 +93,25 @@ class StepBuilder:
         """A step whose sequences compute different numbers of tokens."""
         starts = (0, *accumulate(c.count for c in chunks))
         tokens, takes = tokens_of(chunks, drawn)
-        rows, draws, indices, scores = _sampled(chunks, starts)
+        rows, draws, indices, scores = sampled(chunks, starts)
+        known = None if drawn is None else np.array(takes, np.int64)
+        numbers = self._numbers(chunks, starts, tokens, rows, known)
+        return Step(numbers, draws, indices, scores, expected(chunks), pooled(chunks, starts))
+
+    def rows(self, chunks: Seq[Chunk], tokens: Seq[int]) -> StepNumbers:
+        """The numbers of a step that computes these chunks with other tokens in the place of their
+        sequences' own. Nothing of it is sampled."""
+        return self._numbers(chunks, (0, *accumulate(c.count for c in chunks)), tokens, [])
+
+    def _numbers(
+        self,
+        chunks: Seq[Chunk],
+        starts: Seq[int],
+        tokens: Seq[int],
+        rows: Seq[int],
+        takes: Ints | None = None,
+    ) -> StepNumbers:
+        """starts: each chunk's first row, and the end of the last; rows: those that are sampled."""
         kv_lens = tuple(c.end for c in chunks)
         ids, positions, seq_starts, lens, rope_lens, sample_rows = _arrays(
             tokens,
@@ -121,7 +121,7 @@ class StepBuilder:
             [c.seq.rope_len for c in chunks],
             rows,
         )
-        numbers = StepNumbers(
+        return StepNumbers(
             tokens=ids,
             positions=positions,
             seq_starts=seq_starts,
@@ -131,13 +131,12 @@ class StepBuilder:
             places=tuple(self._places([(c.state, c.start, c.end) for c in chunks])),
             seq_starts_host=starts,
             kv_lens_host=kv_lens,
-            takes=None if drawn is None else np.array(takes, np.int64),
+            takes=takes,
             segments=_segments(chunks),
             adapters=_adapters([c.seq for c in chunks], [c.count for c in chunks]),
             features=_features(chunks, starts),
             until=_until(chunks, starts, positions) if self._whole else None,
         )
-        return Step(numbers, draws, indices, scores, _expected(chunks), _pooled(chunks, starts))
 
     def sources(self, seqs: Seq[Sequence]) -> StepNumbers:
         """The numbers of a step that reads whole sources: see `Executable.encode`."""
@@ -193,6 +192,15 @@ class StepBuilder:
             number += 1
 
 
+def padded(sequences: int) -> int:
+    """How many sequences a decoding step is padded to. Few cost what one costs: powers of two. Each
+    of many has its operations to do, and products are fastest with multiples of 8 rows."""
+    if sequences <= 64:
+        return 1 << (sequences - 1).bit_length()
+    step = 8 if sequences <= 256 else 32
+    return -(-sequences // step) * step
+
+
 def _kinds(groups: Seq[StateGroup]) -> list[Kind]:
     """What each group keeps: rows of the sequences themselves, of their sources, or slots."""
     sources = of_sources(groups)
@@ -200,27 +208,6 @@ def _kinds(groups: Seq[StateGroup]) -> list[Kind]:
         "source" if source else "own" if isinstance(group.spec, PagedKV) else "fixed"
         for group, source in zip(groups, sources, strict=True)
     ]
-
-
-def _sampled(
-    chunks: Seq[Chunk], starts: Seq[int]
-) -> tuple[list[int], list[Chunk], list[int], list[ScoreRows]]:
-    """The rows that are sampled, drawing rows first, and what they are for, as in `Step`. starts:
-    each chunk's first row, and the end of the last."""
-    rows: list[int] = []
-    draws: list[Chunk] = []
-    indices: list[int] = []
-    for chunk, end in zip(chunks, starts[1:], strict=True):
-        rows += range(end - chunk.draws, end)
-        draws += [chunk] * chunk.draws
-        indices += range(chunk.end - chunk.draws + 1, chunk.end + 1)
-    scores = []
-    for chunk, start in zip(chunks, starts[:-1], strict=True):
-        first, last = _scored(chunk)
-        if last > first:
-            scores.append(ScoreRows(chunk, tuple(chunk.seq.tokens[first + 1 : last + 1])))
-            rows += range(start + first - chunk.start, start + last - chunk.start)
-    return rows, draws, indices, scores
 
 
 def _segments(chunks: Seq[Chunk]) -> Ints | None:
@@ -241,7 +228,7 @@ def _adapters(seqs: Seq[Sequence], counts: Seq[int]) -> Ints | None:
 
 def _features(chunks: Seq[Chunk], starts: Seq[int]) -> Ints | None:
     """The row of features that each row takes, -1 for none; None if no row takes one. starts: as
-    for `_sampled`."""
+    for `step_rows.sampled`."""
     if not any(chunk.shown for chunk in chunks):
         return None
     rows = np.full(starts[-1], -1, np.int64)
@@ -262,34 +249,6 @@ def _until(chunks: Seq[Chunk], starts: Seq[int], positions: Ints) -> Ints | None
             at = start - chunk.start
             until[at + part.first : at + part.end] = part.until
     return until
-
-
-def _pooled(chunks: Seq[Chunk], starts: Seq[int]) -> list[PoolRows]:
-    """The rows that vectors are made of. starts: as for `_sampled`."""
-    found = []
-    for chunk, start in zip(chunks, starts[:-1], strict=True):
-        pool = chunk.seq.submit.pool
-        if pool is not None:
-            first, end = needed(pool, chunk.start, chunk.end, len(chunk.seq.tokens))
-            offset = start - chunk.start
-            found.append(PoolRows(chunk, offset + first, offset + end, first))
-    return found
-
-
-def _expected(chunks: Seq[Chunk]) -> list[int]:
-    """The drafted token after each row that draws: see `Sampler.prepare`."""
-    if not any(chunk.draft for chunk in chunks):
-        return []
-    return [token for c in chunks if c.draws for token in (*c.draft, NONE)]
-
-
-def _scored(chunk: Chunk) -> tuple[int, int]:
-    """Positions first .. last-1 of a chunk whose logits score a prompt token without a score."""
-    scores = chunk.seq.scores
-    if scores is None:
-        return 0, 0
-    first = max(chunk.start, len(scores) - 1)
-    return first, min(chunk.end, chunk.seq.prompt_len - 1)
 
 
 def _arrays(*parts: Seq[int]) -> list[Ints]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rbee_worker.types import EosToken, SamplingParams, StopRecord
+from rbee_worker.sequence_end import StopRecord
+from rbee_worker.types import EosToken, SamplingParams
 
 
 class StopRules:

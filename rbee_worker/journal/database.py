@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Literal
 
@@ -19,11 +20,13 @@ from rbee_worker.journal.records import (
     Entry,
     Kept,
     Note,
+    Record,
     Remove,
     events_of,
     packed,
     record_of,
 )
+from rbee_worker.types import Event
 
 Sync = Literal["none", "jobs", "events"]
 
@@ -41,9 +44,22 @@ CREATE TABLE IF NOT EXISTS pieces (
 ) WITHOUT ROWID;
 """
 _PAGE = 1024  # bytes; a commit of one event writes two or three pages
+# SQLite's own cache, which fills for as long as a file grows, to 2 MB unless it is told. What is
+# written lies at the end of a table, and what is forgotten is read once.
+_CACHED_KIB = 512
 _COPIED_AT = 4096  # pages of the write-ahead log after which it is copied into the file
 _FULL_AT, _KEPT_AT = 1.25, 0.9  # of the allowed size: it is refused; what tidying leaves
 _WAL_BYTES = 16 << 20  # what the write-ahead log is cut to once it has been copied
+
+
+LACKS = "lacks events"  # a note: "yes" if clients were given events that could not be written
+
+
+def note_lack(path: Path) -> None:
+    """Note in the file itself that it lacks events, for whichever worker takes it one day. Raises
+    sqlite3.Error, also for a file that is no journal."""
+    with closing(sqlite3.connect(path, isolation_level=None, timeout=0)) as database:
+        database.execute("INSERT OR REPLACE INTO notes VALUES (?, 'yes')", (LACKS,))
 
 
 class Foreign(Exception):
@@ -82,6 +98,7 @@ class Database:
             ask(f"PRAGMA page_size = {_PAGE}")
         ask("PRAGMA journal_mode = WAL")
         ask(f"PRAGMA wal_autocheckpoint = {_COPIED_AT}")
+        ask(f"PRAGMA cache_size = -{_CACHED_KIB}")
         ask("PRAGMA secure_delete = ON")  # a prompt that is forgotten is overwritten
         ask(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
         ask(f"PRAGMA max_page_count = {int(self._most_bytes * _FULL_AT) // _PAGE}")
@@ -201,17 +218,28 @@ class Database:
                 self._db.execute("DELETE FROM pieces WHERE job = ?", (number,))
                 self._db.execute("DELETE FROM jobs WHERE number = ?", (number,))
 
+    def wipe(self) -> None:
+        """Leave no byte of removed jobs in the files: their rows are overwritten in the write-ahead
+        log, which then still has them, and the file as well. Raises sqlite3.Error."""
+        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+
     # ---- size
 
     @property
     def used_bytes(self) -> int:
         return (self._number("page_count") - self._number("freelist_count")) * _PAGE
 
-    def tidy(self) -> int:
-        """If it is larger than allowed, remove jobs that have ended, the oldest first; returns how
-        many. Raises sqlite3.Error."""
+    def crowded(self, entries: Sequence[Entry]) -> bool:
+        """Whether it would be larger than allowed with `entries`."""
+        return self.used_bytes + nbytes(entries) > self._most_bytes
+
+    def tidy(self, coming: int = 0) -> int:
+        """If it is larger than allowed, or would be with `coming` bytes more, remove jobs that have
+        ended, the oldest first; returns how many. Raises sqlite3.Error."""
+        if coming > self._most_bytes * _FULL_AT:
+            coming = 0  # no room is enough
         removed = 0
-        while self.used_bytes > self._most_bytes * (_KEPT_AT if removed else 1):
+        while self.used_bytes + coming > self._most_bytes * (_KEPT_AT if removed else 1):
             oldest = self._db.execute(
                 "SELECT id FROM jobs WHERE finished IS NOT NULL ORDER BY finished LIMIT 8"
             ).fetchall()
@@ -220,3 +248,14 @@ class Database:
             self.write([Remove([job_id for (job_id,) in oldest])])
             removed += len(oldest)
         return removed
+
+
+def nbytes(entries: Sequence[Entry]) -> int:
+    """What the rows of `entries` have in them."""
+    values: list[Record | Sequence[Event]] = []
+    for entry in entries:
+        if isinstance(entry, Accept):
+            values += [entry.record, entry.events]
+        elif isinstance(entry, Append):
+            values.append(entry.events)
+    return sum(len(packed(value)[0]) for value in values)

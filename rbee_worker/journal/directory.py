@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from rbee_worker.errors import UsageError
-from rbee_worker.journal.database import Database, Foreign, Sync
+from rbee_worker.journal.database import LACKS, Database, Foreign, Sync, note_lack
 from rbee_worker.journal.records import Kept, Note
 
 _FILES = ("jobs.db", "jobs.db-wal", "jobs.db-shm")
@@ -25,12 +25,18 @@ _WHOLE, _BEHIND = b"whole \n", b"behind\n"  # of one length: a full disk has spa
 _WRONG = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
 
 
+def _is_wrong(error: sqlite3.Error) -> bool:
+    """Whether it is the file's fault."""
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF in _WRONG
+
+
 class Directory:
     """A directory that this process holds.
 
     told: sentences for the operator, about what was found. notes: what the database says of the
     worker that wrote it. damaged: ids of jobs that cannot be read. was_whole: False if the last
-    worker's clients were given events that it could not write.
+    worker's clients were given events that it could not write. due: what is to be written into the
+    database, once that can be.
     """
 
     def __init__(self, name: str) -> None:
@@ -39,6 +45,7 @@ class Directory:
         self.told: list[str] = []
         self.notes: dict[str, str] = {}
         self.damaged: list[str] = []
+        self.due: list[Note] = []
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = self._file("lock")
@@ -104,6 +111,10 @@ class Directory:
             for name, value in mine.items():
                 if found.get(name, value) != value:
                     raise Foreign(f"it is of {name} {found[name]}, this worker's is {value}")
+            if found.get(LACKS) == "yes":  # it was set aside so, and somebody took it back
+                self.was_whole = False
+                self.whole(False)
+                self.due.append(Note(LACKS, ""))
             if not mine.items() <= found.items():
                 database.write([Note(name, value) for name, value in mine.items()])
             kept, damaged = database.read()
@@ -117,10 +128,16 @@ class Directory:
         return database, kept
 
     def _set_aside(self, why: Exception) -> None:
-        """Give the database another name. Raises `why` if it is no fault of the file's."""
-        code = getattr(why, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
-        if isinstance(why, sqlite3.Error) and code not in _WRONG:
+        """Give the database another name. Raises `why` if it is no fault of the file's, and where
+        what it lacks cannot be noted in it."""
+        if isinstance(why, sqlite3.Error) and not _is_wrong(why):
             raise why
+        if not self.was_whole:
+            try:
+                note_lack(self.path / _FILES[0])
+            except sqlite3.Error as error:
+                if not _is_wrong(error):
+                    raise
         stamp = time.strftime("%Y%m%d-%H%M%S")
         names = (f"{stamp}{extra}" for extra in ("", *(f"-{n}" for n in range(1, 10000))))
         name = next(n for n in names if not (self.path / f"{n}.aside").exists())
@@ -130,7 +147,7 @@ class Directory:
         reason = str(why) if isinstance(why, Foreign) else f"it is damaged ({why})"
         self.told.append(
             f"the journal in {self.path} was set aside as {name}.aside, and a new one begun: "
-            f"{reason}"
+            f"{reason}" + ("" if self.was_whole else "; it lacks events that clients were given")
         )
         self.was_whole = True
         self.whole(True)

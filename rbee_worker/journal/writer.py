@@ -11,14 +11,23 @@ import asyncio
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from rbee_worker.journal.database import Database
-from rbee_worker.journal.records import Entry
+from rbee_worker.journal.database import Database, nbytes
+from rbee_worker.journal.records import Entry, Remove
 
 MOST = 512  # entries in one transaction
+WIPED_S = 30.0  # seconds after which a removed job's bytes are in none of the journal's files
+
+
+class Crowded(Exception):
+    """Entries for which the journal has no room, even without any job that has ended."""
+
+    def __str__(self) -> str:
+        return "it would be larger than --journal-mb allows"
 
 
 @dataclass(frozen=True)
@@ -48,6 +57,9 @@ class Writer:
         self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
         self._failure: Exception | None = None
         self._commits = self._tidied = 0
+        # Monotonic seconds; 0.0: nothing was removed since it was done. The worker before this one
+        # may have removed something.
+        self._wipe_at = time.monotonic() + WIPED_S
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
         self._thread.start()
 
@@ -67,11 +79,29 @@ class Writer:
     def _run(self) -> None:
         last = False
         while not last:
-            tasks = [self._tasks.get()]
+            left_s = self._wipe_at - time.monotonic() if self._wipe_at else None
+            try:
+                tasks = [self._tasks.get(timeout=None if left_s is None else max(left_s, 0.0))]
+            except queue.Empty:
+                self._wipe()
+                continue
             while len(tasks) < MOST and tasks[-1] is not None and not self._tasks.empty():
                 tasks.append(self._tasks.get())
             last = tasks[-1] is None
             self._take([task for task in tasks if task is not None])
+            if self._wipe_at and time.monotonic() >= self._wipe_at:
+                self._wipe()
+
+    def _wipe(self) -> None:
+        """Overwrite what was removed. If that fails, it is tried again."""
+        self._wipe_at = 0.0
+        try:
+            self._database.wipe()
+        except Exception:
+            self._removed()
+
+    def _removed(self) -> None:
+        self._wipe_at = self._wipe_at or time.monotonic() + WIPED_S
 
     def _take(self, tasks: list[_Task]) -> None:
         if not tasks:
@@ -91,15 +121,24 @@ class Writer:
         try:
             try:
                 self._database.write(entries)
-            except sqlite3.OperationalError:
-                if not (removed := self._database.tidy()):
-                    raise
-                self._tidied += removed
+            except sqlite3.OperationalError as error:
+                if not self._tidy(nbytes(entries)):
+                    raise (Crowded() if self._database.crowded(entries) else error) from None
                 self._database.write(entries)
             self._commits += 1
+            if any(isinstance(entry, Remove) for entry in entries):
+                self._removed()
         except Exception as error:  # whatever it is, answers go on without the journal
             return error
         return None
+
+    def _tidy(self, coming: int = 0) -> int:
+        """See `Database.tidy`."""
+        removed = self._database.tidy(coming)
+        if removed:
+            self._tidied += removed
+            self._removed()
+        return removed
 
     def _tell(self, tasks: list[_Task], error: Exception | None) -> None:
         if not tasks:
@@ -107,7 +146,7 @@ class Writer:
         used = 0
         if error is None:
             try:
-                self._tidied += self._database.tidy()
+                self._tidy()
                 used = self._database.used_bytes
             except Exception as wrong:  # these entries are written; the next ones are not
                 self._failure = wrong

@@ -13,9 +13,9 @@ from rbee_worker.checkpoint import Checkpoint
 from rbee_worker.config import Settings
 from rbee_worker.engine.adapters import Adapters, Opened
 from rbee_worker.errors import AdapterError, CheckpointError, UnsupportedModel
+from rbee_worker.model_info import AdapterInfo
 from rbee_worker.ops import Ops
 from rbee_worker.ops.adapted import Sites
-from rbee_worker.types import AdapterInfo
 
 
 @dataclass(frozen=True)

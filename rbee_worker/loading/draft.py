@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,9 @@ from rbee_worker.config import Settings
 from rbee_worker.engine.draft_model import DraftModel
 from rbee_worker.engine.lookup import why_no_drafts
 from rbee_worker.errors import ModelError, UsageError
+from rbee_worker.extras import explained
+from rbee_worker.loading.planned import DraftPlan, Preflight
+from rbee_worker.loading.purpose import purpose_of
 from rbee_worker.models import build_model
 from rbee_worker.models.random import PREFIX, open_model
 from rbee_worker.ops import Ops
@@ -22,19 +26,29 @@ from rbee_worker.state.pool import StatePool
 
 if TYPE_CHECKING:
     from rbee_worker.loading.memory import StatePlan
-    from rbee_worker.loading.preflight import Preflight
+    from rbee_worker.tokenizer.core import Tokenizer
 
-Plan = Callable[[Checkpoint, Settings], "Preflight"]  # `preflight`
+Plan = Callable[[Checkpoint, Settings], Preflight]  # `preflight`
+# What llama.cpp's converter makes special, whatever the model's own files say of it.
+_LOOKS_SPECIAL = re.compile(r"<\|.*\|>|<｜.*｜>|<unused.*>|<pad>|<mask>|<2mass>|\[@BOS@\]")
+# Places of pictures and sound in prompts: text models of a family often lack them.
+_PLACE = re.compile(r"<(image|audio|video)(_soft_token)?>|<\|(image|audio|video)_pad\|>")
 _FIX = "name a smaller model of the same family, or leave --draft-model out."
 
 
-@dataclass(frozen=True)
-class DraftPlan:
-    """A draft model before its weights are read."""
-
-    ckpt: Checkpoint
-    settings: Settings  # of the engine, as they apply to this model
-    ahead: Preflight
+@contextmanager
+def of_draft() -> Iterator[None]:
+    """Errors that are raised inside concern the draft model alone (`WorkerError.of_draft`)."""
+    try:
+        yield
+    except Exception as error:
+        known = explained(error)
+        if known is None and isinstance(error, OSError):
+            known = ModelError(f"the draft model cannot be read: {error.strerror or error}.")
+        if known is None:
+            raise
+        known.of_draft = True
+        raise known from None
 
 
 def plan_draft(ckpt: Checkpoint, ahead: Preflight, settings: Settings, plan: Plan) -> DraftPlan:
@@ -47,10 +61,10 @@ def plan_draft(ckpt: Checkpoint, ahead: Preflight, settings: Settings, plan: Pla
             f"--speculate {settings.speculate} and --draft-model both draft tokens.",
             fix="give one of them.",
         )
-    if ahead.model.start is not None or ahead.model.purpose.task != "generate":
+    task = purpose_of(ckpt, ahead.model, settings).task
+    if ahead.model.start is not None or task != "generate":
         raise UsageError(
-            f"--draft-model: nothing can be drafted for {ahead.model.purpose.task} models and "
-            "models with an encoder.",
+            f"--draft-model: nothing can be drafted for {task} models and models with an encoder.",
             fix="leave --draft-model out.",
         )
     own = replace(
@@ -65,7 +79,7 @@ def plan_draft(ckpt: Checkpoint, ahead: Preflight, settings: Settings, plan: Pla
     draft = open_model(own.model, cache_dir=settings.cache_dir, mmproj="none")
     found = DraftPlan(draft, own, plan(draft, own))
     model = found.ahead.model
-    if model.start is not None or model.purpose.task != "generate":
+    if model.start is not None or purpose_of(draft, model, own).task != "generate":
         raise UsageError(f"--draft-model {draft.ref} does not generate text.", fix=_FIX)
     why = why_no_drafts(model.groups, kv_cache=True)
     if why is not None:
@@ -128,23 +142,36 @@ def _check_vocabulary(ckpt: Checkpoint, rows: int, draft: Checkpoint, draft_rows
 
     one, other = load_tokenizer(ckpt), load_tokenizer(draft)
     for token in range(max(one.vocab_size, other.vocab_size)):
-        text, own = one.token_text(token), other.token_text(token)
-        if text != own and (one.has(token) or token < rows):
+        if one.token_text(token) == other.token_text(token):
+            continue
+        text, own = _named(one, token), _named(other, token)
+        if text != own and (text or token < rows):
             raise UsageError(
                 f"--draft-model {draft.ref} has another vocabulary: token {token} is {own[:40]!r} "
                 f"there and {text[:40]!r} in {ckpt.ref}.",
                 fix=_FIX,
             )
-    if one.special_ids != other.special_ids:
-        odd = min(one.special_ids ^ other.special_ids)
+    odds = {i for i in one.special_ids ^ other.special_ids if _named(one, i) or _named(other, i)}
+    if ckpt.kind != draft.kind:
+        odds = {odd for odd in odds if not _LOOKS_SPECIAL.fullmatch(one.token_text(odd))}
+    if odds:
+        odd = min(odds)
         raise UsageError(
             f"--draft-model {draft.ref} has another vocabulary: token {odd} "
             f"({one.token_text(odd)[:40]!r}) is special in one of the two only.",
             fix=_FIX,
         )
-    if draft_rows < min(one.vocab_size, rows):
+    known = reversed(range(min(one.vocab_size, rows)))
+    needed = next((token + 1 for token in known if _named(one, token)), 0)
+    if draft_rows < needed:
         raise UsageError(
-            f"--draft-model {draft.ref} has rows for {draft_rows} tokens, not for "
-            f"{one.vocab_size}.",
+            f"--draft-model {draft.ref} has rows for {draft_rows} tokens, not for {needed}.",
             fix=_FIX,
         )
+
+
+def _named(tokenizer: Tokenizer, token: int) -> str:
+    """A token's text; "" for a place that a picture or sound takes, and for a row without a token,
+    to which llama.cpp's converter gives a name."""
+    text = tokenizer.token_text(token)
+    return "" if text == f"[PAD{token}]" or _PLACE.fullmatch(text) else text

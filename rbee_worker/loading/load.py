@@ -10,16 +10,20 @@ import rbee_worker
 from rbee_worker.checkpoint import Checkpoint
 from rbee_worker.checkpoint.weight_files import stamp
 from rbee_worker.config import Settings
+from rbee_worker.engine.dense import Dense
 from rbee_worker.engine.engine import Engine
 from rbee_worker.engine.lookup import drafting_notes
 from rbee_worker.engine.make import make_engine
 from rbee_worker.engine.messages import Loading
+from rbee_worker.engine.mtp import MtpDrafts
+from rbee_worker.engine.proposer import Proposer
 from rbee_worker.errors import ModelError, is_out_of_memory
 from rbee_worker.kept_memory import KeptMemory
 from rbee_worker.loading.adapters import adapters_of
-from rbee_worker.loading.draft import load_draft
+from rbee_worker.loading.draft import load_draft, of_draft
 from rbee_worker.loading.preflight import outline_of, preflight
-from rbee_worker.loading.purpose import purpose_of
+from rbee_worker.loading.purpose import dimensions_of, purpose_of
+from rbee_worker.model_info import ModelInfo
 from rbee_worker.models import build_model
 from rbee_worker.models.base import Decoder
 from rbee_worker.models.random import open_model
@@ -28,7 +32,6 @@ from rbee_worker.ops.backend import Kept, ModelOutline
 from rbee_worker.ops.backends import backend_notes
 from rbee_worker.state.features import FeatureBook
 from rbee_worker.state.pool import StatePool
-from rbee_worker.types import ModelInfo
 
 Report = Callable[[Loading], None]
 
@@ -65,7 +68,7 @@ def load_engine(
     adapters, loaded = adapters_of(ckpt, ops, settings)
     clock.done("adapters")
     gauge = backend.gauge(outline, settings, plan.dtype, plan.kv_dtype)
-    later = plan.adapters.room + plan.draft_bytes  # what is not there yet
+    later = plan.adapters.room + plan.draft_bytes + plan.dense_bytes  # what is not there yet
     room = plan.state(settings, backend.free_bytes(settings) - later)
     features = plan.features
     pool = StatePool(
@@ -76,21 +79,27 @@ def load_engine(
         step_tokens=settings.token_budget,
         prefix_cache=settings.prefix_cache and settings.kv_cache,
         snapshots=room.snapshots,
+        spares=settings.spares,
         features=None if features is None else FeatureBook(features.tiles, features.slots),
     )
     state = backend.state(ops, pool, plan.kv_dtype)
-    drafts, draft_kv_bytes = None, 0
+    drafts: Proposer | None = None
+    draft_kv_bytes = 0
     if plan.draft is not None:
-        drafts, draft_kv_bytes = load_draft(
-            plan.draft,
-            outline_of(plan.draft.ckpt, plan.draft.ahead.model.context),
-            room,
-            ops,
-            model.vocab_size,
-            _compiling(report),
-        )
+        with of_draft():
+            drafts, draft_kv_bytes = load_draft(
+                plan.draft,
+                outline_of(plan.draft.ckpt, plan.draft.ahead.model.context),
+                room,
+                ops,
+                model.vocab_size,
+                _compiling(report),
+            )
         clock.done("draft")
     executable = backend.executable(model, settings, kv_dtype=plan.kv_dtype, longest=room.context)
+    if model.mtp is not None:
+        drafts = MtpDrafts(executable, state, pool, context=room.context)
+    purpose = purpose_of(ckpt, model, settings)
     engine = make_engine(
         executable,
         state,
@@ -100,11 +109,13 @@ def load_engine(
         max_seqs=settings.max_seqs,
         context=room.context,
         kv_cache=settings.kv_cache,
-        speculate=settings.drafts,
+        speculate=settings.drafts if purpose.task == "generate" else "off",
         drafts=drafts,
         ropes=model.ropes,
         adapters=adapters,
         start=model.start,
+        speaks=model.voice is not None,
+        dense=[Dense(*one.read(), one.act) for one in ckpt.sentence.dense],
         buckets=backend.buckets,
         overlaps=backend.overlaps,
         gauge=gauge,
@@ -122,22 +133,22 @@ def load_engine(
         vocab_size=model.vocab_size,
         kv_tokens=room.tokens,
         block_size=settings.block_size,
-        weight_bytes=plan.weight_bytes,
+        weight_bytes=plan.weight_bytes + plan.dense_bytes,
         kv_bytes=state.nbytes + draft_kv_bytes,
         n_layers=len(model.blocks),
         n_parameters=model.n_parameters,
-        purpose=purpose_of(ckpt, model, settings),
-        dimensions=model.width,
+        purpose=purpose,
+        dimensions=dimensions_of(purpose, model),
         speculate=engine.speculate,
-        draft_model=settings.draft_model if drafts is not None else "",
+        draft_model=settings.draft_model if plan.draft is not None else "",
         draft_bytes=plan.draft_bytes,
         adapters=loaded,
         adapter_bytes=plan.adapters.nbytes,
         load_s=clock.seconds,
         notes=(
-            *(*backend_notes(settings), *prepared.notes),
+            *(*backend_notes(settings), *prepared.notes, *plan.notes),
             *(*ckpt.notes, *model.notes, *model.limits, *room.notes),
-            *drafting_notes(settings, model.groups),
+            *drafting_notes(settings, model.groups, purpose.task),
         ),
     )
     return engine, info

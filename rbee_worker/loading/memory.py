@@ -46,12 +46,17 @@ class FeaturePlan:
     nbytes: int
 
 
-def plan_features(tiles: TileSpec | None, settings: Settings) -> FeaturePlan | None:
+def plan_features(
+    tiles: TileSpec | None, settings: Settings, *, voices: bool = False
+) -> FeaturePlan | None:
     """The memory for features of pictures: what one step may compute, and beside that as many tiles
-    as fit in `AGAIN` bytes, for pictures that are needed again. None: the model reads none."""
+    as fit in `AGAIN` bytes, for pictures that are needed again. voices: it has those of running
+    sequences instead, one each. None: the model reads no pictures."""
     if tiles is None:
         return None
     each = tiles.rows * tiles.width * ELEMENT_BYTES["f32"]
+    if voices:
+        return FeaturePlan(tiles, settings.max_seqs, settings.max_seqs * each)
     slots = max(1, settings.token_budget // tiles.patches) + min(max(1, AGAIN // each), MOST_AGAIN)
     return FeaturePlan(tiles, slots, slots * each)
 
@@ -60,7 +65,7 @@ def state_bytes(
     groups: Sequence[StateGroup], settings: Settings, kv_dtype: str, tokens: int, snapshots: int = 0
 ) -> int:
     """The size in bytes of a pool for `tokens` tokens and `snapshots` snapshots, sinks included."""
-    slots = plan_slots(groups, settings.max_seqs, snapshots)
+    slots = plan_slots(groups, settings.max_seqs, snapshots, settings.spares)
     blocks = plan_blocks(
         groups,
         tokens=tokens,
@@ -114,7 +119,7 @@ def plan_state(
 def _check_slots(groups: Sequence[StateGroup], settings: Settings, room: int) -> None:
     """Raise ModelError if the recurrent state of all sequences does not fit."""
     each = sum(group_bytes_per_slot(group) for group in groups)
-    need = plan_slots(groups, settings.max_seqs, 0) * each
+    need = plan_slots(groups, settings.max_seqs, 0, settings.spares) * each
     if need > room:
         raise ModelError(
             f"the recurrent state of {settings.max_seqs} sequences needs {need:,} bytes, "

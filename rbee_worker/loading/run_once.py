@@ -14,7 +14,9 @@ from rbee_worker.engine.engine import Engine
 from rbee_worker.engine.messages import Finished, Submit
 from rbee_worker.errors import InferenceFailed
 from rbee_worker.loading.load import load_engine
-from rbee_worker.ops.backend import Warmed
+from rbee_worker.loading.preflight import outline_of, preflight
+from rbee_worker.models.random import open_model
+from rbee_worker.ops.backend import Backend, Warmed
 from rbee_worker.ops.backends import choose_backend
 from rbee_worker.types import SamplingParams
 
@@ -25,7 +27,7 @@ _WAYS: tuple[dict[str, Any], ...] = (  # each kind of draw
     {"temperature": 0.8, "top_p": 0.9, "min_p": 0.05, "presence_penalty": 0.2},
     {"temperature": 1.0, "logprobs": 2, "logit_bias": {1: 1.0}},
 )
-Told = Callable[[int, int, str], None]  # forms of steps that ran, of how many, and the last one
+Told = Callable[[int, int, str], None]  # what is done, of how much, and the last one
 
 
 def run_once(settings: Settings, told: Told) -> Warmed:
@@ -33,13 +35,24 @@ def run_once(settings: Settings, told: Told) -> Warmed:
     settings = msgspec.structs.replace(settings, prefix_cache=False)  # prompts are computed
     backend, began = choose_backend(settings), time.perf_counter()
     before = backend.kernels()[1]
+    note = _tuned(settings, backend, told)
     engine, info = load_engine(settings, lambda _: None)
     forms = list(_forms(engine, settings))
     for number, (name, requests) in enumerate(forms, 1):
         _run(engine, requests)
         told(number, len(forms), name)
     folder, count = backend.kernels()
-    return Warmed(info.device, count, count - before, time.perf_counter() - began, folder)
+    seconds = time.perf_counter() - began
+    return Warmed(info.device, count, count - before, seconds, folder, note)
+
+
+def _tuned(settings: Settings, backend: Backend, told: Told) -> str:
+    """Measure what the backend's kernels can choose for this model, so that what runs then is what
+    later starts run. Returns why that could not be kept, or ""."""
+    ckpt = open_model(settings.model, cache_dir=settings.cache_dir, mmproj=settings.mmproj)
+    plan = preflight(ckpt, settings)
+    why = backend.tune(outline_of(ckpt, plan.model.context), settings, plan.dtype, told)
+    return why and f"the measured tile shapes could not be kept: {why}"
 
 
 def _forms(

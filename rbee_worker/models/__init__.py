@@ -11,12 +11,13 @@ from collections import ChainMap
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from rbee_worker.checkpoint import Checkpoint
+from rbee_worker.checkpoint.dense import check_sizes
 from rbee_worker.checkpoint.limits import check_counts
 from rbee_worker.checkpoint.unsupported import unsupported
-from rbee_worker.errors import WorkerError
+from rbee_worker.errors import UnsupportedModel, WorkerError
 from rbee_worker.models.base import Decoder
 from rbee_worker.models.config import read_config
 from rbee_worker.models.weights import Weights
@@ -24,6 +25,7 @@ from rbee_worker.ops import Ops
 from rbee_worker.ops.plan import Outline, PlanOps
 
 Progress = Callable[[int, int, int, int], None]  # layers done, layers, bytes read, bytes
+Stacks = Literal["decoder", "encoder", "both"]
 
 
 @dataclass(frozen=True)
@@ -31,12 +33,20 @@ class Architecture:
     """How a `model_type` becomes a model.
 
     The class and the function are given by name, so that a start imports one family's file, not
-    all.
+    all. text: the `model_type` of its text model, if it reads pictures too. stacks: what its blocks
+    are: a decoder's, an encoder's, or of both.
     """
 
     config_name: str  # file.name within this package
     build_name: str
     title: str
+    text: str = ""
+    stacks: Stacks = "decoder"
+
+    def stacks_of(self, config: Mapping[str, Any]) -> Stacks:
+        """What the blocks of the model with this config are: an encoder's, where a key says that
+        tokens of a decoder see later ones."""
+        return "encoder" if config.get("use_bidirectional_attention") is True else self.stacks
 
     @property
     def config(self) -> type[Any]:
@@ -49,7 +59,15 @@ class Architecture:
         return cast(Callable[[Any, Weights], Decoder], _named(self.build_name))
 
 
+# Heads for classes, in both kinds of files; classes of transformers that draw no tokens.
+_CLASSES = frozenset(("score.weight", "gguf:cls.output.weight"))
+_WITHOUT_TEXT = ("EncoderModel", "ForSequenceClassification", "ForTokenClassification")
 _TRIED = 8  # supported architectures that `check_architecture` tries on an unknown one's tensors
+
+
+def _with(stacks: Stacks, rows: dict[str, Architecture]) -> dict[str, Architecture]:
+    """Rows that all have these stacks."""
+    return {name: replace(row, stacks=stacks) for name, row in rows.items()}
 
 
 def _named(name: str) -> Any:
@@ -81,6 +99,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "phimoe": Architecture("phimoe.Config", "phimoe.build", "Phi 3.5 MoE"),
     "glm": Architecture("glm.Config", "glm.build", "GLM-4-9b"),
     "glm4": Architecture("glm.Glm4", "glm.build_sandwich", "GLM-4-0414, Z1"),
+    "glm4_moe": Architecture("glm4_moe.Config", "glm4_moe.build", "GLM-4.5, GLM-4.6"),
     "olmo": Architecture("olmo.Config", "olmo.build", "OLMo 1"),
     "olmo2": Architecture("olmo.Olmo2", "olmo.build_second", "OLMo 2"),
     "olmo3": Architecture("olmo.Olmo3", "olmo.build_third", "OLMo 3"),
@@ -124,23 +143,39 @@ ARCHITECTURES: dict[str, Architecture] = {
     "rwkv7": Architecture("rwkv7.Config", "rwkv7.build", "RWKV 7 (Goose)"),
 }
 
-ENCODERS: dict[str, Architecture] = {
-    "bert": Architecture("bert.Config", "bert.build", "BERT, MiniLM, BGE, E5, GTE"),
-    "roberta": Architecture("bert.Roberta", "bert.build_roberta", "RoBERTa"),
-    "xlm-roberta": Architecture("bert.Roberta", "bert.build_roberta", "XLM-RoBERTa, BGE-M3"),
-    "camembert": Architecture("bert.Roberta", "bert.build_roberta", "CamemBERT"),
-    "modernbert": Architecture("modernbert.Config", "modernbert.build", "ModernBERT, GTE, Ettin"),
-}
-PAIRS: dict[str, Architecture] = {  # of an encoder and a decoder
-    "t5": Architecture("t5.Config", "t5.build", "T5, Flan-T5, UL2"),
-    "mt5": Architecture("t5.Mt5", "t5.build", "mT5"),
-    "umt5": Architecture("t5.Umt5", "t5.build", "umT5"),
-}
+ENCODERS: dict[str, Architecture] = _with(
+    "encoder",
+    {
+        "bert": Architecture("bert.Config", "bert.build", "BERT, MiniLM, BGE, E5, GTE"),
+        "roberta": Architecture("bert.Roberta", "bert.build_roberta", "RoBERTa"),
+        "xlm-roberta": Architecture("bert.Roberta", "bert.build_roberta", "XLM-RoBERTa, BGE-M3"),
+        "camembert": Architecture("bert.Roberta", "bert.build_roberta", "CamemBERT"),
+        "mpnet": Architecture("mpnet.Config", "mpnet.build", "MPNet"),
+        "distilbert": Architecture("distilbert.Config", "distilbert.build", "DistilBERT"),
+        "modernbert": Architecture(
+            "modernbert.Config", "modernbert.build", "ModernBERT, GTE, Ettin"
+        ),
+    },
+)
+PAIRS: dict[str, Architecture] = _with(
+    "both",
+    {
+        "t5": Architecture("t5.Config", "t5.build", "T5, Flan-T5, UL2"),
+        "mt5": Architecture("t5.Mt5", "t5.build", "mT5"),
+        "umt5": Architecture("t5.Umt5", "t5.build", "umT5"),
+    },
+)
 SEEING: dict[str, Architecture] = {  # text models with a tower that reads pictures
-    "idefics3": Architecture("idefics3.Config", "idefics3.build", "Idefics3"),
-    "smolvlm": Architecture("idefics3.Config", "idefics3.build", "SmolVLM, SmolVLM2"),
+    "idefics3": Architecture("idefics3.Config", "idefics3.build", "Idefics3", "llama"),
+    "smolvlm": Architecture("idefics3.Config", "idefics3.build", "SmolVLM, SmolVLM2", "llama"),
+    "moondream1": Architecture(
+        "moondream.Config", "moondream.build", "Moondream 1, 2 (2024)", "phi"
+    ),
 }
-_ALL: Mapping[str, Architecture] = ChainMap(ARCHITECTURES, ENCODERS, PAIRS, SEEING)
+SPEAKING: dict[str, Architecture] = {  # text to sound
+    "metavoice": Architecture("metavoice.Config", "metavoice.build", "MetaVoice 1B"),
+}
+_ALL: Mapping[str, Architecture] = ChainMap(ARCHITECTURES, ENCODERS, PAIRS, SEEING, SPEAKING)
 
 
 def architecture(name: str, *, where: str, config: Mapping[str, Any] | None = None) -> Architecture:
@@ -184,6 +219,8 @@ def build_model(ckpt: Checkpoint, ops: Ops, progress: Progress | None = None) ->
     where = str(ckpt.path)
     row = architecture(ckpt.arch, where=where, config=ckpt.config)
     check_counts(ckpt.config, ckpt.source, where)  # before lists of these lengths are built
+    _check_causal(ckpt, row)
+    _check_head(ckpt, row)
     config, unused = read_config(row.config, given_keys(ckpt, row.config), where=where)
     weights = Weights(ckpt.source, ops, where=where, progress=progress)
     model = row.build(config, weights)
@@ -192,7 +229,52 @@ def build_model(ckpt: Checkpoint, ops: Ops, progress: Progress | None = None) ->
     notes = model.notes
     if unused:
         notes += (f"config keys that nothing reads: {', '.join(unused)}",)
-    return replace(model, n_parameters=weights.parameters, notes=notes)
+    dense = ckpt.sentence.dense
+    check_sizes(dense, model.width)
+    if dense and model.purpose.task == "classify":
+        raise UnsupportedModel(
+            f"{where}: classifies texts, but its modules.json has dense maps of vectors.",
+            fix="remove modules.json, or use a model that is made for one of both.",
+        )
+    parameters = weights.parameters + sum(one.parameters for one in dense)
+    return replace(model, n_parameters=parameters, notes=notes)
+
+
+def _check_causal(ckpt: Checkpoint, row: Architecture) -> None:
+    """Raise UnsupportedModel for a decoder whose tokens see later ones: models for vectors are made
+    so of decoders, with a key that transformers reads or with code of their authors' own."""
+    if row.stacks != "decoder":
+        return
+    own = ckpt.config.get("auto_map")
+    code = own.get("AutoModel") if isinstance(own, dict) else None
+    found = ""
+    if ckpt.config.get("is_causal") is False:
+        found = "config: is_causal is false: tokens of this model see later ones"
+    elif code and ckpt.sentence.pooling is not None:
+        found = f"config: code of its authors' own makes this model's vectors ({str(code)[:60]})"
+    if found:
+        raise UnsupportedModel(
+            f"{found}, which is not supported in a decoder.",
+            fix="use an encoder, or a decoder for vectors that transformers computes as it is.",
+        )
+
+
+def _check_head(ckpt: Checkpoint, row: Architecture) -> None:
+    """Raise UnsupportedModel for what has no head that draws tokens: a decoder with one for classes
+    in its place, as rerankers and reward models have, or the encoder of a pair alone."""
+    given = ckpt.config.get("architectures")
+    named = [str(name) for name in given] if isinstance(given, list) else []
+    heads, found = [], "encoders without their decoder, and heads for classes"
+    if row.stacks == "both":
+        heads = [name for name in named if name.endswith(_WITHOUT_TEXT)]
+    elif row.stacks == "decoder" and not _CLASSES.isdisjoint(ckpt.source.names()):
+        found = "decoders with a head for classes"
+        heads = [n for n in named or [ckpt.arch] if ckpt.gguf or n.endswith(_WITHOUT_TEXT)]
+    if heads:
+        raise UnsupportedModel(
+            f"{heads[0][:60]}: {found} are not supported.",
+            fix="use a model that generates, or BERT's kind for vectors, classes and scores.",
+        )
 
 
 def plan_model(ckpt: Checkpoint, ops: PlanOps) -> Decoder:

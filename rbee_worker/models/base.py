@@ -5,25 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
 
 from rbee_worker.layers.linear import Linear
+from rbee_worker.model_info import Purpose
+from rbee_worker.models.block import Block
+from rbee_worker.models.mtp import MtpLayer
+from rbee_worker.models.tower import Tower
 from rbee_worker.ops import Ops, RopeSpec, Weight
 from rbee_worker.ops.batch import Array, Batch, Carry
-from rbee_worker.state.specs import StateGroup
-from rbee_worker.types import Purpose
-
-if TYPE_CHECKING:
-    from rbee_worker.models.tower import Tower
+from rbee_worker.state.specs import StateGroup, TileSpec
 
 Layer = Callable[[Array], Array]
-
-
-class Block(Protocol):
-    """One layer of a model."""
-
-    def __call__(self, x: Array, batch: Batch) -> Array:
-        """x [N, dim] -> [N, dim]"""
 
 
 @dataclass(frozen=True)
@@ -36,7 +28,10 @@ class Decoder:
     sequences share cached keys only if they use the same table. carried: the columns of what the
     first block hands to all others; 0 if it hands over nothing. start: the first token of every
     answer, if the model reads its prompt with an encoder (`encode`). tower: reads the pictures of
-    prompts, None: there is nothing that does.
+    prompts, None: there is nothing that does. mtp: the layer that predicts further tokens, where it
+    is wanted and the checkpoint has one; its keys are among those of `groups`. voice: maps a
+    speaker's embedding to the model's width, for a model that speaks: a sequence is then computed
+    in two lanes, and in the first one this is added to every row's embedding (engine/lanes.py).
     """
 
     ops: Ops
@@ -58,9 +53,13 @@ class Decoder:
     carried: int = 0
     start: int | None = None
     tower: Tower | None = None
+    mtp: MtpLayer | None = None
+    voice: Linear | None = None
 
     def __post_init__(self) -> None:
         self.out.withdraw()
+        if self.voice is not None:
+            self.voice.withdraw()
 
     @property
     def width(self) -> int:
@@ -75,7 +74,19 @@ class Decoder:
     @property
     def purpose(self) -> Purpose:
         """What the model is for."""
-        return Purpose(encodes=self.start is not None, pictures=self.tower is not None)
+        return Purpose(
+            encodes=self.start is not None,
+            pictures=self.tower is not None,
+            speaks=self.voice is not None,
+        )
+
+    @property
+    def tiles(self) -> TileSpec | None:
+        """What rows of the memory of features are: of a picture's tile, or one of a sequence's
+        voice. None: there is no such memory."""
+        if self.voice is not None:
+            return TileSpec(side=0, patches=1, rows=1, width=self.width)
+        return None if self.tower is None else self.tower.spec
 
     @property
     def limits(self) -> tuple[str, ...]:
@@ -93,6 +104,9 @@ class Decoder:
         x = self.ops.embed(self.embed, batch, scale=self.embed_scale)
         if self.tower is not None:
             x = self.ops.with_features(x, batch)
+        if self.voice is not None:
+            nothing = self.ops.embed(self.embed, batch, scale=0.0)
+            x = self.ops.add(x, self.ops.with_features(nothing, batch))
         if self.positions is not None:
             x = self.ops.add_positions(x, self.positions, batch)
         return x
@@ -100,6 +114,15 @@ class Decoder:
     def encode(self, batch: Batch) -> Array:
         """Read whole sources, the N rows of `batch`, and keep what answers need of them in the
         state. Returns the rows' hidden states [N, dim]. Only of a model with a `start`."""
+        raise AssertionError("this model has no encoder")
+
+    @property
+    def readers(self) -> Sequence[Block]:
+        """The blocks of `encode`; none without an encoder."""
+        return ()
+
+    def keep(self, x: Array, batch: Batch) -> Array:
+        """The last part of `encode`, from the last reader's rows [N, dim] on."""
         raise AssertionError("this model has no encoder")
 
     def hidden(self, batch: Batch) -> Array:

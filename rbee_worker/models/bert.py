@@ -8,6 +8,7 @@ linear map; RoBERTa's own two maps.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rbee_worker.errors import CheckpointError, UnsupportedModel
@@ -24,6 +25,34 @@ from rbee_worker.models.encoder import (
     leftovers,
 )
 from rbee_worker.models.weights import Weights
+from rbee_worker.ops.batch import Array
+
+
+@dataclass(frozen=True)
+class Names:
+    """What a family with BERT's block calls its tensors. prefix: of all of them in a model with a
+    head; the others: of parts of a layer, and of the list of `layers`."""
+
+    prefix: str
+    layers: str = "encoder.layer"
+    qkv: tuple[str, str, str] = (
+        "attention.self.query",
+        "attention.self.key",
+        "attention.self.value",
+    )
+    out: str = "attention.output.dense"
+    attention_norm: str = "attention.output.LayerNorm"
+    up: str = "intermediate.dense"
+    down: str = "output.dense"
+    mlp_norm: str = "output.LayerNorm"
+
+    def prefixed(self, w: Weights) -> str:
+        """The prefix with its dot, "" in a model without a head."""
+        named = w.has(f"{self.prefix}.embeddings.word_embeddings.weight")
+        return f"{self.prefix}." if named else ""
+
+
+BERT, ROBERTA = Names("bert"), Names("roberta")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +65,7 @@ class Config(EncoderConfig):
     position_embedding_type: str | None = "absolute"
     is_decoder: bool = False
     add_cross_attention: bool = False
+    without_types: bool = False  # a GGUF file that has no table of two texts: DistilBERT's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,24 +78,28 @@ class Roberta(Config):
 def build(c: Config, w: Weights) -> Encoder:
     """bert. Raises CheckpointError, UnsupportedModel."""
     _check(c)
-    prefix = _prefix(w, "bert")
     scores = None
+    if c.labels and c.without_types:
+        raise UnsupportedModel(
+            "the file has DistilBERT's classifier, whose activation files of llama.cpp do not say.",
+            fix="use the model's safetensors files.",
+        )
     if c.labels and w.has("classifier.dense.weight"):  # RoBERTa's, in a GGUF file
-        scores = _roberta_scores(c, w)
+        scores = roberta_scores(c, w)
     elif c.labels and c.classifier_labels is not None:
         raise UnsupportedModel(
             "the file has a classifier, but not the pooler before it, which converters leave out.",
             fix="use the model's safetensors files.",
         )
     elif c.labels:
-        pooler = (w.sub("bert") if prefix else w).sub("pooler")
         scores = Scores(
             w.ops,
-            pooler.linear("dense", c.hidden_size, c.hidden_size, bias=True),
+            w.linear(f"{BERT.prefixed(w)}pooler.dense", c.hidden_size, c.hidden_size, bias=True),
             None,
             w.linear("classifier", c.hidden_size, len(c.labels), bias=True),
         )
-    return _encoder(c, w, prefix, scores, first=0)
+    types = 0 if c.without_types else c.type_vocab_size
+    return encoder(c, w, BERT, eps=c.layer_norm_eps, scores=scores, types=types)
 
 
 def build_roberta(c: Roberta, w: Weights) -> Encoder:
@@ -76,11 +110,13 @@ def build_roberta(c: Roberta, w: Weights) -> Encoder:
             f"config: pad_token_id is {c.pad_token_id}, but positions begin after it.",
             fix="download the checkpoint's config again.",
         )
-    scores = _roberta_scores(c, w) if c.labels else None
-    return _encoder(c, w, _prefix(w, "roberta"), scores, first=c.pad_token_id + 1)
+    scores = roberta_scores(c, w) if c.labels else None
+    first, types = c.pad_token_id + 1, c.type_vocab_size
+    return encoder(c, w, ROBERTA, eps=c.layer_norm_eps, scores=scores, first=first, types=types)
 
 
-def _roberta_scores(c: Config, w: Weights) -> Scores:
+def roberta_scores(c: EncoderConfig, w: Weights) -> Scores:
+    """RoBERTa's head for whole texts: two maps, tanh in between."""
     at, dim = w.sub("classifier"), c.hidden_size
     return Scores(
         w.ops,
@@ -90,36 +126,48 @@ def _roberta_scores(c: Config, w: Weights) -> Scores:
     )
 
 
-def _encoder(c: Config, w: Weights, prefix: str, scores: Scores | None, *, first: int) -> Encoder:
-    """prefix: of the model's tensors; first: the position of the first token."""
-    root = w.sub(prefix) if prefix else w
-    dim, eps = c.hidden_size, c.layer_norm_eps
+def encoder(
+    c: EncoderConfig,
+    w: Weights,
+    names: Names,
+    *,
+    eps: float,
+    scores: Scores | None,
+    first: int = 0,
+    types: int = 0,
+    distances: Array | None = None,
+    skip: Mapping[str, str] | None = None,
+) -> Encoder:
+    """A model of BERT's blocks. first: the position of the first token; types: how many texts are
+    told apart; distances: see `Attention`; skip: further tensors that nothing reads -> reason."""
+    prefix = names.prefixed(w)
+    root = w.sub(names.prefix) if prefix else w
+    dim = c.hidden_size
     tables = root.sub("embeddings")
     embed = tables.matrix("word_embeddings.weight", c.vocab_size, dim)
+    segments = tables.matrix("token_type_embeddings.weight", types, dim) if types else None
 
     def block(at: Weights) -> NormAfterAdd:
-        mix = at.sub("attention")
-        maps = ("self.query", "self.key", "self.value")
         return NormAfterAdd(
-            attention=attention(mix, c, maps, "output.dense", bias=True),
-            attention_norm=_norm(mix, "output.LayerNorm", dim, eps),
+            attention=attention(at, c, names.qkv, names.out, bias=True, distances=distances),
+            attention_norm=_norm(at, names.attention_norm, dim, eps),
             mlp=PlainMLP(
                 ops=w.ops,
-                up=at.linear("intermediate.dense", dim, c.intermediate_size, bias=True),
-                down=at.linear("output.dense", c.intermediate_size, dim, bias=True),
+                up=at.linear(names.up, dim, c.intermediate_size, bias=True),
+                down=at.linear(names.down, c.intermediate_size, dim, bias=True),
                 act=activation(c.hidden_act),
             ),
-            mlp_norm=_norm(at, "output.LayerNorm", dim, eps),
+            mlp_norm=_norm(at, names.mlp_norm, dim, eps),
         )
 
     return Encoder(
         ops=w.ops,
         embed=embed,
         positions=tables.matrix("position_embeddings.weight", c.max_position_embeddings, dim),
-        segments=tables.matrix("token_type_embeddings.weight", c.type_vocab_size, dim),
+        segments=segments,
         embed_norm=_norm(tables, "LayerNorm", dim, eps),
         first_position=first,
-        blocks=[block(at) for at in root.layers("encoder.layer", c.num_hidden_layers)],
+        blocks=[block(at) for at in root.layers(names.layers, c.num_hidden_layers)],
         norm=NoNorm(w.ops),
         out=Linear(w.ops, embed, None, (c.vocab_size,)),
         groups=w.states.groups,
@@ -128,13 +176,8 @@ def _encoder(c: Config, w: Weights, prefix: str, scores: Scores | None, *, first
         scores=scores,
         labels=c.labels,
         activation=c.activation,
-        skipped=w.finish(leftovers(f"{prefix}." if prefix else "", pooler=True)),
+        skipped=w.finish({**leftovers(prefix, pooler=True), **(skip or {})}),
     )
-
-
-def _prefix(w: Weights, name: str) -> str:
-    """The prefix of the model's tensors: a model with a head has its name before them."""
-    return name if w.has(f"{name}.embeddings.word_embeddings.weight") else ""
 
 
 def _norm(w: Weights, name: str, dim: int, eps: float) -> LayerNorm:
@@ -143,7 +186,8 @@ def _norm(w: Weights, name: str, dim: int, eps: float) -> LayerNorm:
     return w.layer_norm(name, dim, eps, named=("gamma", "beta") if old else ("weight", "bias"))
 
 
-def _check(c: Config) -> None:
+def check(c: EncoderConfig) -> None:
+    """Raise CheckpointError unless every size is positive and heads divide the columns."""
     positive(
         "config",
         vocab=c.vocab_size,
@@ -151,7 +195,6 @@ def _check(c: Config) -> None:
         inner=c.intermediate_size,
         layers=c.num_hidden_layers,
         heads=c.num_attention_heads,
-        types=c.type_vocab_size,
         positions=c.max_position_embeddings,
     )
     if c.hidden_size % c.num_attention_heads:
@@ -159,6 +202,11 @@ def _check(c: Config) -> None:
             f"config: {c.num_attention_heads} heads do not divide {c.hidden_size} columns.",
             fix="download the checkpoint's config again.",
         )
+
+
+def _check(c: Config) -> None:
+    check(c)
+    positive("config", types=c.type_vocab_size)
     if c.position_embedding_type not in (None, "absolute"):
         raise UnsupportedModel(
             f"config: position_embedding_type {c.position_embedding_type!r} is not supported.",

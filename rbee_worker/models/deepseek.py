@@ -10,7 +10,6 @@ transposed, so both halves are kept as floats. Newer GGUF files have the two hal
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -24,6 +23,7 @@ from rbee_worker.models.base import Decoder
 from rbee_worker.models.config import positive
 from rbee_worker.models.experts import Members, Parts, load_experts, transpose
 from rbee_worker.models.layer_plan import LayerPlan, plan_layers
+from rbee_worker.models.mtp import MtpLayer, read_layer, unread
 from rbee_worker.models.weights import Weights
 from rbee_worker.ops import RopeSpec, Routing, Weight
 from rbee_worker.state.specs import PagedKV
@@ -136,7 +136,22 @@ def _build(c: Config, w: Weights, *, mlp_bias: bool = False) -> Decoder:
 
     norm = w.rms_norm("model.norm", c.hidden_size, c.rms_norm_eps)
     notes = _notes(w)
-    model = parts.decoder(w, c, plan_layers(c, rope), block, norm, skip=_predictors(c))
+    plans, further = plan_layers(c, rope), c.num_hidden_layers
+
+    def mtp(at: Weights, embed: Weight, out: Linear) -> MtpLayer | None:
+        layer = at.unadapted(f"model.layers.{further}")
+        plan = replace(plans[-1], number=further)
+        return read_layer(
+            layer,
+            lambda: block(layer, plan),
+            embed,
+            out,
+            dim=c.hidden_size,
+            eps=c.rms_norm_eps,
+        )
+
+    skip = unread(further, c.num_nextn_predict_layers, used=w.ops.mtp)
+    model = parts.decoder(w, c, plans, block, norm, skip=skip, mtp=mtp)
     return replace(model, notes=notes)
 
 
@@ -146,15 +161,6 @@ def _notes(w: Weights) -> tuple[str, ...]:
     if not w.has(name) or FORMATS[w.format_of(name)].is_float:
         return ()
     return (f"kv_b_proj ({w.format_of(name)}) is split on load and kept as floats",)
-
-
-def _predictors(c: Config) -> Mapping[str, str]:
-    """A pattern for the layers after the last one, which predict further tokens -> why it is
-    skipped."""
-    first = c.num_hidden_layers
-    numbers = range(first, first + c.num_nextn_predict_layers)
-    why = "predicts further tokens (MTP), which is not used"
-    return {rf"model\.layers\.{n}\..*": why for n in numbers}
 
 
 def _attention(w: Weights, c: Config, rope: RopeSpec) -> LatentAttention:

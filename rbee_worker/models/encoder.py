@@ -10,20 +10,25 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+import numpy as np
+
+from rbee_worker.checkpoint.ops import floats, packed_floats
+from rbee_worker.checkpoint.sentence import activation as activation_of
 from rbee_worker.errors import CheckpointError, UnsupportedModel
 from rbee_worker.layers.attention import Attention
+from rbee_worker.layers.distances import distance_rows
 from rbee_worker.layers.linear import Linear
+from rbee_worker.model_info import Pooling, Purpose, ScoreActivation
 from rbee_worker.models.base import Decoder
 from rbee_worker.models.config import StackConfig
 from rbee_worker.models.weights import Weights
 from rbee_worker.ops import Activation, Ops, RopeSpec, Weight
 from rbee_worker.ops.batch import Array, Batch
 from rbee_worker.state.specs import StepKV
-from rbee_worker.types import Pooling, PoolingRule, Purpose, ScoreActivation
+from rbee_worker.types import PoolingRule
 
 MASKED = "predicts masked words, which is not served"
 POOLER = "texts are pooled as the checkpoint's modules say"
-_BENDS: Mapping[str, ScoreActivation] = {"Identity": "none", "Sigmoid": "sigmoid"}
 LABELS = 2  # of a classifier whose config names none, as in transformers
 
 
@@ -75,13 +80,7 @@ class EncoderConfig(StackConfig):
         given = (self.sentence_transformers or {}).get("activation_fn")
         given = given or self.sbert_ce_default_activation_function
         if given is not None:
-            found = _BENDS.get(str(given).rpartition(".")[2])
-            if found is None:
-                raise UnsupportedModel(
-                    f"config: scores through {str(given)[:60]!r} are not supported.",
-                    fix="use a model with Identity or Sigmoid.",
-                )
-            return found
+            return activation_of(given)
         if self.problem_type == "regression":
             return "none"
         alone = self.problem_type == "multi_label_classification" or len(self.labels) == 1
@@ -161,7 +160,7 @@ class Encoder(Decoder):
 
     def embedded(self, batch: Batch) -> Array:
         """The input of the first block, [N, dim], for a batch of N rows."""
-        x = self.ops.embed(self.embed, batch)
+        x = self.ops.embed(self.embed, batch, scale=self.embed_scale)
         if self.segments is not None:
             x = self.ops.add_segments(x, self.segments, batch)
         if self.positions is not None:
@@ -194,10 +193,12 @@ def attention(
     bias: bool,
     rope: RopeSpec | None = None,
     window: int | None = None,
+    distances: Array | None = None,
 ) -> Attention:
     """Attention from the maps `qkv` (one that has all three, or three) and `out` at the cursor.
 
-    window: a row sees the rows less than `window` positions before or after it.
+    window: a row sees the rows less than `window` positions before or after it; distances: see
+    `Attention`.
     """
     heads, width, dim = c.num_attention_heads, c.head_width, c.hidden_size
     fused = isinstance(qkv, str)
@@ -212,8 +213,18 @@ def attention(
         scale=width**-0.5,
         rope=rope,
         window=window,
+        distances=distances,
         causal=False,
     )
+
+
+def distances(
+    w: Weights, name: str, shape: tuple[int, int], *, farthest: int, both_ways: bool
+) -> Array:
+    """`Ops.attend`'s distances from T5's table `name` of `shape` [buckets, heads] at the cursor."""
+    buckets = np.asarray(floats(w.floats(name, shape)), np.float32).reshape(shape)
+    rows = distance_rows(buckets, farthest=farthest, both_ways=both_ways)
+    return w.ops.vector([packed_floats(rows)])
 
 
 def leftovers(prefix: str, *, pooler: bool) -> Mapping[str, str]:

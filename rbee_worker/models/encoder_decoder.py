@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rbee_worker.layers.cross_attention import CrossAttention
-from rbee_worker.models.base import Block, Decoder
+from rbee_worker.models.base import Decoder
+from rbee_worker.models.block import Block
 from rbee_worker.ops.batch import Array, Batch
 
 
@@ -27,6 +28,15 @@ class EncoderDecoder(Decoder):
         x = self.embedded(batch)
         for block in self.encoder:
             x = block(x, batch)
+        return self.keep(x, batch)
+
+    @property
+    def readers(self) -> Sequence[Block]:
+        """See `Decoder.readers`."""
+        return self.encoder
+
+    def keep(self, x: Array, batch: Batch) -> Array:
+        """See `Decoder.keep`."""
         x = self.encoder_norm(x)
         for cross in self.crosses:
             cross.read(x, batch)

@@ -4,13 +4,14 @@ model_type: gemma (Gemma Team 2024a), gemma2 (also norms after each half, soft c
 every second layer; 2024b), gemma3_text (norms of each head's q and k, full attention in every sixth
 layer, another rotary base in the others; 2025). gemma3, with a SigLIP tower, is read as gemma3_text
 with the keys of its tower: the mean of a square of patches is normed and mapped to one token, and
-tokens of a picture see each other.
+tokens of a picture see each other. A gemma3_text whose tokens all see later ones is an encoder
+(EmbeddingGemma).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,8 +22,10 @@ from rbee_worker.layers.connector import MeanOfPatches
 from rbee_worker.layers.linear import Linear
 from rbee_worker.layers.norm import RMSNorm
 from rbee_worker.models import parts, siglip
-from rbee_worker.models.base import Block, Decoder
-from rbee_worker.models.config import DecoderConfig, MixedConfig, positive
+from rbee_worker.models.base import Decoder
+from rbee_worker.models.block import Block
+from rbee_worker.models.config import FULL, SLIDING, DecoderConfig, MixedConfig, positive
+from rbee_worker.models.encoder import Encoder
 from rbee_worker.models.layer_plan import LayerPlan, every, plan_layers
 from rbee_worker.models.tower import Tower
 from rbee_worker.models.weights import Weights
@@ -92,6 +95,14 @@ class Gemma3(Gemma2):
         nth = 1 if self.window is None else self.sliding_window_pattern
         return every(nth, self.num_hidden_layers)
 
+    @property
+    def lengths(self) -> Mapping[str, int | None]:
+        """Where a token sees later ones, half of the window lies to each side of it."""
+        window = self.window
+        if window is not None and self.use_bidirectional_attention:
+            window = window // 2 + 1
+        return {FULL: None, SLIDING: window}
+
 
 def build(c: Config, w: Weights) -> Decoder:
     """Gemma 1. Raises CheckpointError, UnsupportedModel."""
@@ -127,7 +138,13 @@ def build_second(c: Gemma2, w: Weights) -> Decoder:
 
 def build_third(c: Gemma3, w: Weights) -> Decoder:
     """Gemma 3. Raises CheckpointError, UnsupportedModel."""
-    _check(c)
+    parts.check(c)
+    if c.use_bidirectional_attention and c.vision_config is not None:
+        raise UnsupportedModel(
+            "config: use_bidirectional_attention is true, beside a vision_config: this model makes "
+            "vectors of texts and pictures.",
+            fix="use a model that makes vectors of texts alone.",
+        )
     if c.attn_logit_softcapping is not None:
         raise UnsupportedModel(
             f"config: attn_logit_softcapping is {c.attn_logit_softcapping}; Gemma 3 has none.",
@@ -190,6 +207,7 @@ def _sandwiches(
 ) -> Decoder:
     divisor = c.width if c.query_pre_attn_scalar is None else c.query_pre_attn_scalar
     positive("config", query_pre_attn_scalar=divisor)
+    causal = not c.use_bidirectional_attention
 
     def block(at: Weights, layer: LayerPlan) -> Sandwich:
         mix = at.sub("self_attn")
@@ -209,6 +227,7 @@ def _sandwiches(
                 scale=divisor**-0.5,
                 softcap=c.attn_logit_softcapping,
                 qk_norm=head_norm if head_norms else None,
+                causal=causal,
             ),
             attention_after=_norm(at, c, "post_attention_layernorm"),
             mlp_norm=_norm(at, c, "pre_feedforward_layernorm"),
@@ -242,6 +261,7 @@ def _decoder(
         logits_softcap=softcap,
         skip=_UNSEEN if tower is None else _UNUSED,
         tower=tower,
+        made=Encoder if c.use_bidirectional_attention else Decoder,
     )
 
 
@@ -249,7 +269,7 @@ def _check(c: Config | Gemma2) -> None:
     parts.check(c)
     if c.use_bidirectional_attention:
         raise UnsupportedModel(
-            "config: use_bidirectional_attention is true: this model encodes text, and does not "
-            "write it.",
-            fix="use a generative model.",
+            "config: use_bidirectional_attention is true: this model encodes text, which is not "
+            "supported of Gemma 1 and 2.",
+            fix="use a generative model, or one of Gemma 3 for vectors.",
         )

@@ -16,7 +16,8 @@ from rbee_worker.layers.attention import Attention
 from rbee_worker.layers.linear import Linear
 from rbee_worker.layers.mlp import GatedMLP, PlainMLP
 from rbee_worker.layers.rope import rope_spec
-from rbee_worker.models.base import Block, Decoder
+from rbee_worker.models.base import Decoder
+from rbee_worker.models.block import Block
 from rbee_worker.models.config import (
     FULL,
     SLIDING,
@@ -26,11 +27,12 @@ from rbee_worker.models.config import (
     positive,
 )
 from rbee_worker.models.layer_plan import LayerPlan
+from rbee_worker.models.mtp import MakesLayer
 from rbee_worker.models.tower import Tower
 from rbee_worker.models.weights import Weights
 from rbee_worker.ops import RopeSpec
 from rbee_worker.ops.batch import Array
-from rbee_worker.state.specs import PagedKV
+from rbee_worker.state.specs import PagedKV, StepKV
 
 _DERIVED = {r".*\.rotary_emb\.inv_freq": "derived from the config"}
 
@@ -77,13 +79,16 @@ def attention(
     clip: float | None = None,
     alibi_slopes: Array | None = None,
     sinks: Array | None = None,
+    lanes: int = 1,
+    causal: bool = True,
 ) -> Attention:
     """Attention from q_proj, k_proj, v_proj (or `fused`, which has all three) and `out` at the
     cursor. layer: its window, or none.
 
     scale None: 1 / sqrt(head width). qk_norm("q" or "k", heads): the norm of that projection before
     it rotates; qk_after: the same after it has rotated. groups: in `fused`, q, k and v of each
-    group of heads are adjacent. Raises CheckpointError.
+    group of heads are adjacent. lanes: see `PagedKV`. causal: False: as in an encoder, a query sees
+    later keys too, and a window reaches as far to both sides. Raises CheckpointError.
     """
     heads, width = c.num_attention_heads, c.width
     assert layer.chunk is None
@@ -99,7 +104,11 @@ def attention(
         ops=w.ops,
         qkv=replace(qkv, widths=tuple(n // groups for n in qkv.widths)),
         out=w.linear(out, heads * width, c.hidden_size, bias=out_bias),
-        where=w.states.add(PagedKV(c.kv_heads, width, width, layer.window)),
+        where=w.states.add(
+            PagedKV(c.kv_heads, width, width, layer.window, lanes)
+            if causal
+            else StepKV(c.kv_heads, width, width)
+        ),
         heads=heads,
         kv_heads=c.kv_heads,
         scale=width**-0.5 if scale is None else scale,
@@ -114,6 +123,7 @@ def attention(
         clip=clip,
         slopes=alibi_slopes,
         sinks=sinks,
+        causal=causal,
     )
 
 
@@ -271,10 +281,13 @@ def decoder(
     names: Names = NAMES,
     skip: Mapping[str, str] | None = None,
     tower: Tower | None = None,
+    mtp: MakesLayer | None = None,
+    made: type[Decoder] = Decoder,
 ) -> Decoder:
     """The model: embedding, `block(cursor, plan)` for each layer, `norm`, and an output head (the
     embedding, if tied). skip: pattern of tensor names that are left unread -> reason. tower: see
-    `Decoder`."""
+    `Decoder`. mtp: makes the layer for further tokens, if one is wanted (`Ops.mtp`). made: the
+    class of the model."""
     embed = w.matrix(f"{names.embed}.weight", c.vocab_size, c.hidden_size)
     layers = w.layers(names.layers, c.num_hidden_layers)
     blocks = [block(at, plan) for at, plan in zip(layers, plans, strict=True)]
@@ -282,11 +295,12 @@ def decoder(
         head = Linear(w.ops, embed, None, (c.vocab_size,))
     else:
         head = w.linear(names.head, c.hidden_size, c.vocab_size, bias=head_bias)
+    further = mtp(w, embed, head) if mtp is not None and w.ops.mtp else None
     positions = None
     if names.positions:
         positions = w.matrix(f"{names.positions}.weight", c.max_position_embeddings, c.hidden_size)
     tied = {rf"{re.escape(names.head)}\.weight": "tied to the embedding"}
-    return Decoder(
+    return made(
         ops=w.ops,
         embed=embed,
         blocks=blocks,
@@ -301,5 +315,6 @@ def decoder(
         logits_softcap=logits_softcap,
         ropes=tuple(dict.fromkeys(p.rope for p in plans if p.rope is not None)),
         tower=tower,
+        mtp=further,
         skipped=w.finish(_DERIVED | (tied if c.tie_word_embeddings else {}) | dict(skip or {})),
     )

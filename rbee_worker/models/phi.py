@@ -7,10 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rbee_worker.layers.blocks import Parallel
-from rbee_worker.models import biased, parts
+from rbee_worker.models import biased
 from rbee_worker.models.base import Decoder
-from rbee_worker.models.layer_plan import LayerPlan
 from rbee_worker.models.weights import Weights
 
 
@@ -23,13 +21,4 @@ class Config(biased.Config):
 
 def build(c: Config, w: Weights) -> Decoder:
     """The model, from weights at the cursor `w`. Raises CheckpointError, UnsupportedModel."""
-
-    def block(at: Weights, layer: LayerPlan) -> Parallel:
-        return Parallel(
-            ops=w.ops,
-            norm=biased.norm(at, c, "input_layernorm"),
-            attention=biased.attention(at, c, layer),
-            mlp=parts.plain_mlp(at.sub("mlp"), c, "fc1", "fc2", bias=True),
-        )
-
-    return biased.build(c, w, block, head_bias=True)
+    return biased.build_phi(c, w)

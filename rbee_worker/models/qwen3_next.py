@@ -17,13 +17,16 @@ from rbee_worker.errors import CheckpointError
 from rbee_worker.layers.blocks import Mixer, PreNorm
 from rbee_worker.layers.gated_attention import GatedAttention
 from rbee_worker.layers.gated_delta import DeltaNet
+from rbee_worker.layers.linear import Linear
 from rbee_worker.layers.state_space import CONV, SCAN
 from rbee_worker.models import parts, qwen_experts
 from rbee_worker.models.base import Decoder
 from rbee_worker.models.causal_conv import check_kernel, conv
 from rbee_worker.models.config import FULL, RECURRENT, positive
 from rbee_worker.models.layer_plan import LayerPlan, plan_layers
+from rbee_worker.models.mtp import SECOND, UNUSED, MtpLayer, Names, read_layer, unread
 from rbee_worker.models.weights import Weights
+from rbee_worker.ops import Weight
 from rbee_worker.ops.cells import scan_shape
 from rbee_worker.state.specs import Fixed, PagedKV
 
@@ -51,7 +54,7 @@ class Config(qwen_experts.Config):
     moe_intermediate_size: int = 512
     shared_expert_intermediate_size: int = 512
     norm_topk_prob: bool = True
-    further_layers: int = 0  # of GGUF files: those behind the last one, which are not read
+    num_nextn_predict_layers: int = 0  # of GGUF files: the layers behind the last one
 
     @property
     def inner(self) -> int:
@@ -81,7 +84,8 @@ def build(c: Config, w: Weights) -> Decoder:
     """qwen3_next. Raises CheckpointError, UnsupportedModel."""
     parts.check(c)
     _check(c)
-    plans, dim, eps = plan_layers(c, parts.rope_of(w, c)), c.hidden_size, c.rms_norm_eps
+    rope, dim, eps = parts.rope_of(w, c), c.hidden_size, c.rms_norm_eps
+    plans = plan_layers(c, rope)
     feed_forward = qwen_experts.feed_forward(c, c.shared_expert_intermediate_size)
 
     def mixer(at: Weights, layer: LayerPlan) -> Mixer:
@@ -98,13 +102,24 @@ def build(c: Config, w: Weights) -> Decoder:
             mlp=feed_forward(at, layer),
         )
 
+    further = c.num_hidden_layers
+
+    def mtp(at: Weights, embed: Weight, out: Linear) -> MtpLayer | None:
+        named = _NAMES if at.has("mtp.fc.weight") else None  # else as in GGUF files
+        top = at.unadapted("mtp" if named else f"model.layers.{further}")
+        layer = top.sub("layers.0") if named else top
+        plan = LayerPlan(further, FULL, None, None, rope)
+        return read_layer(
+            top, lambda: block(layer, plan), embed, out, dim=dim, eps=eps, names=named, centre=1.0
+        )
+
     norm = w.rms_norm("model.norm", dim, eps, centre=1.0)
-    behind = range(c.num_hidden_layers, c.num_hidden_layers + c.further_layers)
-    skip = {rf"(gguf:blk|model\.layers)\.{n}\..*": _FURTHER for n in behind}
-    return parts.decoder(w, c, plans, block, norm, skip={r"mtp\..*": _FURTHER, **skip})
+    skip = unread(further, c.num_nextn_predict_layers, used=w.ops.mtp)
+    skip |= {r"mtp\.layers\.[1-9].*": SECOND} if w.ops.mtp else {r"mtp\..*": UNUSED}
+    return parts.decoder(w, c, plans, block, norm, skip=skip, mtp=mtp)
 
 
-_FURTHER = "predicts further tokens; not used"
+_NAMES = Names("pre_fc_norm_embedding", "pre_fc_norm_hidden", "fc", "norm")
 
 
 def _check(c: Config) -> None:

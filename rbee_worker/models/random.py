@@ -31,9 +31,15 @@ from rbee_worker.ops.plan import PlanOps, blank
 
 PREFIX = "random:"
 POOL = 1 << 22  # bytes of random rows per row width; a longer matrix repeats them
+KEPT = 1 << 28  # the most bytes of repeated rows that are kept for the next matrix
+Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
-# Where files may have several layouts: those whose rows are outputs, as packed blocks need.
-_PACKED = re.compile(r".*(\.experts\.\w+|\.[kv]_b_proj)\.weight")
+# Where files may have several layouts: those whose rows are outputs, as packed blocks need; T5's
+# relative positions, and its head if the config unties it; and Gemma 3's tower.
+_CHOSEN = re.compile(
+    r".*(\.experts\.\w+|\.[kv]_b_proj|SelfAttention\.relative_attention_bias|"
+    r"multi_modal_projector\.mm_soft_emb_norm)\.weight|lm_head\.weight"
+)
 
 
 def reference(shape: str, format: str = "bf16") -> str:
@@ -98,7 +104,7 @@ class RandomSource:
 
     formats: Mapping[str, str]
     shapes: Mapping[str, tuple[int, ...]]
-    _pools: dict[tuple[str, int], np.ndarray[Any, np.dtype[np.uint8]]] = field(default_factory=dict)
+    _pools: dict[tuple[str, int], Bytes] = field(default_factory=dict)  # of whole repetitions
 
     def names(self) -> list[str]:
         """Every tensor of the model."""
@@ -115,24 +121,27 @@ class RandomSource:
         if len(shape) == 1:
             values = np.full((1, *shape), 0.0 if name.endswith("bias") else 1.0, np.float32)
             return Packed(values.view(np.uint8), form, shape)
-        pool = self._pool(form, shape[-1])
-        rows, first = prod(shape[:-1]), crc32(name.encode()) % len(pool)
-        data = np.empty((rows, pool.shape[1]), np.uint8)
-        for at in range(0, rows, len(pool)):  # rotated, so that matrices differ
-            part = data[at : at + len(pool)]
-            part[:] = np.roll(pool, first, axis=0)[: len(part)]
-        return Packed(data, form, shape)
+        rows, width = prod(shape[:-1]), FORMATS[form].bytes * shape[-1] // FORMATS[form].block
+        repeats = max(POOL // width, 16)
+        first = -crc32(name.encode()) % repeats  # matrices begin at different rows
+        return Packed(self._rows(form, shape[-1], repeats, first + rows)[first:], form, shape)
 
     def release(self) -> None:
-        """Free the pools of random rows. The next read makes them again."""
-        self._pools.clear()
+        """Nothing: the next matrix is of the same rows."""
 
-    def _pool(self, form: str, cols: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        if (form, cols) not in self._pools:
-            width = FORMATS[form].bytes * cols // FORMATS[form].block
+    def _rows(self, form: str, cols: int, repeats: int, count: int) -> Bytes:
+        """The first `count` rows of random bytes, which repeat after `repeats`."""
+        key = form, cols
+        if key not in self._pools:
             rng = np.random.default_rng(crc32(f"{form} {cols}".encode()))
-            self._pools[form, cols] = random_rows(rng, form, max(POOL // width, 16), cols)
-        return self._pools[form, cols]
+            self._pools[key] = random_rows(rng, form, repeats, cols)
+        found = self._pools[key]
+        if len(found) < count:
+            found = np.resize(found, (-(-count // repeats) * repeats, found.shape[1]))
+            if found.nbytes <= KEPT:
+                self._pools[key] = found
+        found.flags.writeable = False
+        return found[:count]
 
 
 class _RecordingWeights(Weights):
@@ -144,7 +153,7 @@ class _RecordingWeights(Weights):
 
     def has(self, name: str) -> bool:
         """Of the layouts that files may have, choose one for any format, or else the plainest."""
-        return _PACKED.fullmatch(self._prefix + name) is not None
+        return _CHOSEN.fullmatch(self._prefix + name) is not None
 
     def format_of(self, name: str) -> str:
         return "F32"
@@ -174,8 +183,8 @@ def _format(name: str, shape: tuple[int, ...]) -> str:
 def _config(shape: str) -> tuple[str, dict[str, Any], Path]:
     """(model_type, canonical config, path for messages). Raises UsageError, CheckpointError."""
     if shape in SHAPES:
-        named = dict(SHAPES[shape])
-        return str(named["model_type"]), hf_config.canonical(named, shape), Path(shape)
+        arch, config, _ = hf_config.adopted(dict(SHAPES[shape]), shape)
+        return arch, config, Path(shape)
     path = Path(shape)
     path = path / "config.json" if path.is_dir() else path
     if not path.is_file():

@@ -18,6 +18,7 @@ from rbee_worker.models import encoder
 from rbee_worker.models.config import activation, positive, read_config
 from rbee_worker.models.tower import Connector, Tower
 from rbee_worker.models.weights import Weights
+from rbee_worker.ops import Weight
 from rbee_worker.state.specs import COLOURS
 
 HALF = (0.5,) * COLOURS  # mean and standard deviation of files that give none
@@ -79,10 +80,11 @@ def read_vision(cls: type[V], given: Mapping[str, Any]) -> tuple[V, tuple[str, .
 
 
 def check_squares(c: Vision, merge: int) -> None:
-    """Raise CheckpointError unless a tile is cut into whole patches, and these into squares of
-    `merge` by `merge`."""
-    across, rest = divmod(c.image_size, c.patch_size)
-    if rest or merge < 1 or across % merge:
+    """Raise CheckpointError unless a tile has whole patches, and these are cut into squares of
+    `merge` by `merge`. What is left of a tile at its right and below, less than a patch, is not
+    read, as by SmolVLM's 14 pixels of 384."""
+    across = c.image_size // c.patch_size
+    if across < 1 or merge < 1 or across % merge:
         raise CheckpointError(
             f"config: a picture of {c.image_size} pixels cannot be cut into patches of "
             f"{c.patch_size}, and these into squares of {merge}.",
@@ -119,11 +121,12 @@ def tower(
     tables = w.sub("embeddings")
 
     def block(at: Weights) -> PreNorm:
-        maps = ("q_proj", "k_proj", "v_proj")
+        mix = at.sub("self_attn")
+        maps = "qkv_proj" if mix.has("qkv_proj.weight") else ("q_proj", "k_proj", "v_proj")
         return PreNorm(
             ops=w.ops,
             attention_norm=at.layer_norm("layer_norm1", dim, eps),
-            attention=encoder.attention(at.sub("self_attn"), c, maps, "out_proj", bias=True),
+            attention=encoder.attention(mix, c, maps, "out_proj", bias=True),
             mlp_norm=at.layer_norm("layer_norm2", dim, eps),
             mlp=PlainMLP(
                 ops=w.ops,
@@ -136,9 +139,7 @@ def tower(
     return Tower(
         ops=w.ops,
         patch=patch_map(tables, "patch_embedding", c),
-        positions=tables.matrix(
-            "position_embedding.weight", (c.image_size // c.patch_size) ** 2, dim
-        ),
+        positions=_positions(tables, "position_embedding.weight", c),
         blocks=[block(at) for at in w.layers("encoder.layers", c.num_hidden_layers)],
         norm=w.layer_norm("post_layernorm", dim, eps),
         connector=connector,
@@ -153,11 +154,24 @@ def tower(
     )
 
 
+def _positions(w: Weights, name: str, c: Vision) -> Weight:
+    """The table of positions, which some files have as that of a batch of one."""
+    rows, dim = (c.image_size // c.patch_size) ** 2, c.hidden_size
+    batched = (1, rows, dim)
+    if len(w.shape_of(name)) != len(batched):
+        return w.matrix(name, rows, dim)
+    table = w.packed(name, batched)
+    return w.ops.matrix([Packed(table.data.reshape(rows, -1), table.format, (rows, dim))])
+
+
 def patch_map(w: Weights, name: str, c: Vision) -> Linear:
-    """A convolution whose windows do not overlap, as a linear map of each window's numbers."""
+    """A convolution whose windows do not overlap, as a linear map of each window's numbers; some
+    files have it as that."""
     size, dim = c.patch_size, c.hidden_size
-    kernel = w.packed(f"{name}.weight", (dim, COLOURS, size, size))
     columns = COLOURS * size * size
+    if len(w.shape_of(f"{name}.weight")) == 2:
+        return w.linear(name, columns, dim, bias=True)
+    kernel = w.packed(f"{name}.weight", (dim, COLOURS, size, size))
     flat = Packed(kernel.data.reshape(dim, -1), kernel.format, (dim, columns))
     bias = w.ops.vector([w.packed(f"{name}.bias", (dim,))])
     return Linear(w.ops, w.ops.matrix([flat]), bias, (dim,))

@@ -10,18 +10,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
-from rbee_worker.checkpoint.ops import floats, packed_floats
 from rbee_worker.errors import CheckpointError, UnsupportedModel
 from rbee_worker.layers.attention import Attention
 from rbee_worker.layers.blocks import FeedForward, PreNorm, PreNormCross
 from rbee_worker.layers.cross_attention import CrossAttention
-from rbee_worker.layers.distances import distance_rows
 from rbee_worker.layers.linear import Linear
 from rbee_worker.layers.mlp import GatedMLP, PlainMLP
 from rbee_worker.layers.norm import RMSNorm
 from rbee_worker.models.config import StackConfig, positive
+from rbee_worker.models.encoder import distances
 from rbee_worker.models.encoder_decoder import EncoderDecoder
 from rbee_worker.models.weights import Weights
 from rbee_worker.ops import Activation
@@ -80,6 +77,11 @@ class Config(StackConfig):
         return self.tie_word_embeddings if given is None else given
 
     @property
+    def tables_everywhere(self) -> bool:
+        """Whether every layer has relative positions of its own, not the first one's."""
+        return False
+
+    @property
     def projection(self) -> str:
         """The kind of the feed-forward parts."""
         return self.feed_forward_proj or ("gated-gelu" if self.is_gated_act else "relu")
@@ -102,6 +104,10 @@ class Umt5(Config):
 
     feed_forward_proj: str | None = "gated-gelu"
 
+    @property
+    def tables_everywhere(self) -> bool:
+        return True
+
 
 def build(c: Config, w: Weights) -> EncoderDecoder:
     """t5, mt5, umt5. Raises CheckpointError, UnsupportedModel."""
@@ -114,7 +120,8 @@ def build(c: Config, w: Weights) -> EncoderDecoder:
     tables: dict[bool, Array] = {}
 
     def attention(at: Weights, *, reads_all: bool) -> Attention:
-        if at.has(f"{_TABLE}.weight"):  # the first layer's is that of all layers without one
+        wanted = c.tables_everywhere or reads_all not in tables
+        if wanted and at.has(f"{_TABLE}.weight"):  # the first layer's is that of those without one
             tables[reads_all] = _distances(at, c, both_ways=reads_all)
         if reads_all not in tables:
             raise CheckpointError(
@@ -211,14 +218,13 @@ def _norm(at: Weights, c: Config) -> RMSNorm:
 
 
 def _distances(at: Weights, c: Config, *, both_ways: bool) -> Array:
-    shape = c.relative_attention_num_buckets, c.num_attention_heads
-    buckets = floats(at.floats(f"{_TABLE}.weight", shape))
-    rows = distance_rows(
-        np.asarray(buckets, np.float32).reshape(shape),
+    return distances(
+        at,
+        f"{_TABLE}.weight",
+        (c.relative_attention_num_buckets, c.num_attention_heads),
         farthest=c.relative_attention_max_distance,
         both_ways=both_ways,
     )
-    return at.ops.vector([packed_floats(rows)])
 
 
 def _check(c: Config) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbee_worker.layers.linear import Linear
-from rbee_worker.models.base import Block
+from rbee_worker.models.block import Block
 from rbee_worker.ops import Ops, Weight
 from rbee_worker.ops.batch import Array, Batch
 from rbee_worker.state.specs import COLOURS, StateGroup, TileSpec
@@ -84,8 +84,9 @@ class Tower:
         """Pixels [side, side, 3] -> the normalised numbers of each patch [patches,
         3 * patch_size ** 2], a colour after the other, line by line."""
         mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
-        numbers = (tile.astype(np.float32) / np.float32(255) - mean) / std
         n, size = self.across, self.patch_size
+        whole = tile[: n * size, : n * size]  # less than a patch may be left over
+        numbers = (whole.astype(np.float32) / np.float32(255) - mean) / std
         by_patch = numbers.reshape(n, size, n, size, COLOURS).transpose(0, 2, 4, 1, 3)
         rows: NDArray[np.float32] = by_patch.reshape(self.patches, -1)[self.places]
         return rows

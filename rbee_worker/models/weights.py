@@ -64,6 +64,12 @@ class Weights:
         child.states, child._adapts = StateBook(), False
         return child
 
+    def unadapted(self, name: str) -> Weights:
+        """The cursor one level down, where adapters change nothing."""
+        child = self.sub(name)
+        child._adapts = False
+        return child
+
     def layers(self, name: str, count: int) -> Iterator[Weights]:
         """Cursors at `name.0` .. `name.{count - 1}`. After each layer, progress is reported and the
         file's pages may leave memory.
@@ -183,6 +189,10 @@ class Weights:
     def format_of(self, name: str) -> str:
         """The format of a tensor at the cursor."""
         return self._source.info(self._prefix + name).format
+
+    def shape_of(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor at the cursor; () if there is none of that name."""
+        return self._source.info(self._prefix + name).shape if self.has(name) else ()
 
     def finish(self, skip: Mapping[str, str]) -> dict[str, str]:
         """Refuse tensors that nothing read, unless a pattern in `skip` (regex: reason) covers them.

@@ -19,6 +19,7 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from rbee_worker.model_info import Loss, ModelInfo, Speculation, WorkerState
 from rbee_worker.observe.subjects import (
     EngineFigures,
     HolderFigures,
@@ -27,7 +28,7 @@ from rbee_worker.observe.subjects import (
     TokenFigures,
     WorkerFigures,
 )
-from rbee_worker.types import ModelInfo, Token, WorkerState
+from rbee_worker.types import Token
 
 _SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 _LONG = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
@@ -56,6 +57,7 @@ class WorkerMetrics:
         self._refused = counter("requests_refused", "requests refused", ("code",))
         self._stops = counter("stops", "ended requests by stop rule", ("rule",))
         self._sent = counter("stream_events_sent", "events written to streams")
+        self._frames = counter("speech_frames", "frames of speech made")
 
     def text(self) -> bytes:
         return generate_latest(self.registry)
@@ -69,8 +71,14 @@ class WorkerMetrics:
     def sent(self, events: int) -> None:
         self._sent.inc(events)
 
+    def spoke(self, frames: int) -> None:
+        self._frames.inc(frames)
+
     def token(self, job: JobRecord, event: Token) -> None:
-        """Count new tokens of `job`."""
+        """Count new tokens of `job`. An event without any has a part of the answer whose token
+        comes in the next one."""
+        if not event.ids:
+            return
         now = time.monotonic()
         if job.last_token is None:
             self._first.observe(now - job.born)
@@ -104,8 +112,17 @@ class Gauges(Collector):
             states.add_metric([state], float(worker.state == state))
         yield states
         yield _gauge("jobs_live", "jobs that have not ended", len(worker.jobs.live()))
+        yield _gauge("jobs_kept", "jobs that have ended and can be found", worker.jobs.finished)
+        kept_bytes = worker.jobs.finished_bytes
+        yield _gauge("jobs_kept_bytes", "the memory that these take, about", kept_bytes)
         yield _gauge("uptime_seconds", "since the process started", worker.age())
         yield _count("engine_restarts", "engine processes lost and replaced", worker.restarts)
+        losses = CounterMetricFamily(
+            "rbee_engines_lost", "engine processes lost, by what ended them", labels=["reason"]
+        )
+        for loss in get_args(Loss):
+            losses.add_metric([loss], worker.losses.get(loss, 0))
+        yield losses
         yield from _of_tokens(worker.tokens)
         if worker.journal is not None:
             yield from _of_journal(worker.journal)
@@ -113,6 +130,12 @@ class Gauges(Collector):
         if info is not None:
             yield _gauge("weight_bytes", "weights as held", info.weight_bytes)
             yield _gauge("kv_bytes", "the KV pool", info.kv_bytes)
+            drafts = GaugeMetricFamily(
+                "rbee_speculation", "1 for how tokens are drafted now", labels=["how"]
+            )
+            for how in get_args(Speculation):
+                drafts.add_metric([how], float(info.speculate == how))
+            yield drafts
             loads = GaugeMetricFamily(
                 "rbee_load_seconds", "phases of loading the model", labels=["phase"]
             )

@@ -7,7 +7,8 @@ This module does not know where a narration goes (stream, terminal, log).
 
 from __future__ import annotations
 
-from rbee_worker.types import Narration, StopRecord
+from rbee_worker.sequence_end import StopRecord
+from rbee_worker.types import Narration
 
 ENGINE = "engine"
 SCHEDULER = "scheduler"
@@ -53,6 +54,12 @@ def drafted(job_id: str, drafted: int, accepted: int) -> Narration:
     """At the end: tokens that were guessed before they were drawn, and those that came."""
     human = f"{_count(drafted, 'token')} of the answer drafted, {accepted:,} of them drawn."
     return Narration(actor=ENGINE, action="drafted", target=job_id, human=human, job_id=job_id)
+
+
+def drafts_ended(job_id: str, why: str) -> Narration:
+    """What drafted tokens cannot be used any more; the answer's tokens do not depend on it."""
+    human = f"Nothing is drafted any more ({why}); the answer is the same without drafts."
+    return Narration(actor=ENGINE, action="drafts_ended", target=job_id, human=human, job_id=job_id)
 
 
 def reasoning_ended(job_id: str, tokens: int) -> Narration:

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from rbee_worker.types import End, ModelInfo, Started
+from rbee_worker.model_info import Loss, ModelInfo
+from rbee_worker.types import End, Started
 
 
 class JobRecord(Protocol):
@@ -94,10 +95,17 @@ class EngineFigures(Protocol):
     def device_total_bytes(self) -> int: ...
 
 
-class Live(Protocol):
-    """A set of jobs that can list those that have not ended."""
+class JobFigures(Protocol):
+    """A worker's jobs: those that have not ended, and of those that have and are kept, how many
+    they are and what they take."""
 
     def live(self) -> Sequence[object]: ...
+
+    @property
+    def finished(self) -> int: ...
+
+    @property
+    def finished_bytes(self) -> int: ...
 
 
 class JournalFigures(Protocol):
@@ -161,10 +169,13 @@ class WorkerFigures(Protocol):
     def restarts(self) -> int: ...
 
     @property
+    def losses(self) -> Mapping[Loss, int]: ...
+
+    @property
     def state(self) -> str: ...
 
     @property
-    def jobs(self) -> Live: ...
+    def jobs(self) -> JobFigures: ...
 
     @property
     def model(self) -> ModelInfo | None: ...

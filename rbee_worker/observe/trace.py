@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 
+from rbee_worker.observe.log import fields, logger
 from rbee_worker.observe.opening import opened
 from rbee_worker.observe.subjects import JobRecord, StepFigures
 
 SERVER, ENGINE, JOBS = 1, 2, 3  # process rows
 FLUSH_BYTES = 1 << 16
+
+log = logger("trace")
 
 
 def now_us() -> float:
@@ -51,10 +55,13 @@ class Tracer:
     """Writes the trace file. The engine's client calls `step` and `detokenized` as its observer."""
 
     def __init__(self, path: str) -> None:
-        """Raises UsageError if the file cannot be written."""
+        """Raises UsageError if the file cannot be opened. Where it can be written no further, the
+        trace ends, with a line in the log, and nothing else does."""
         fix = "give a path that can be written."
-        self._file = os.fdopen(opened("--trace", path, os.O_TRUNC, mode=0o666, fix=fix), "wb")
-        self._buffer = bytearray(b"[\n")
+        self._file: int | None = opened("--trace", path, os.O_TRUNC, mode=0o666, fix=fix)
+        self._nbytes = 0  # of whole events in the file
+        self._buffer = bytearray()
+        self._between = b"[\n"  # before the next event
         self._encode = msgspec.json.Encoder().encode
         for row, name in ((SERVER, "server"), (ENGINE, "engine"), (JOBS, "jobs")):
             self._write({"ph": "M", "name": "process_name", "pid": row, "args": {"name": name}})
@@ -118,16 +125,33 @@ class Tracer:
 
     def flush(self) -> None:
         """Write the collected events to the file."""
-        self._file.write(self._buffer)
-        self._file.flush()
+        data = bytes(self._buffer)
         self._buffer.clear()
+        if self._file is None:
+            return
+        try:
+            self._write_all(data)
+            self._nbytes += len(data)
+        except OSError as error:
+            log.error("cannot be written, and ends here", extra=fields(reason=error.strerror))
+            file, self._file = self._file, None
+            with suppress(OSError):  # half an event; a pipe takes nothing back
+                os.ftruncate(file, self._nbytes)
+            with suppress(OSError):
+                os.close(file)
 
     def close(self) -> None:
         """Write the closing bracket and close the file."""
+        self._buffer += b"\n]\n"
         self.flush()
-        self._file.seek(-2, os.SEEK_END)
-        self._file.write(b"\n]\n")
-        self._file.close()
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def _write_all(self, data: bytes) -> None:
+        assert self._file is not None
+        while data:
+            data = data[os.write(self._file, data) :]
 
     def _span(
         self, row: int, thread: str, name: str, start: float, spent: float, args: dict[str, Any]
@@ -145,6 +169,9 @@ class Tracer:
         )
 
     def _write(self, event: dict[str, Any]) -> None:
-        self._buffer += self._encode(event) + b",\n"
+        if self._file is None:
+            return
+        self._buffer += self._between + self._encode(event)
+        self._between = b",\n"
         if len(self._buffer) > FLUSH_BYTES:
             self.flush()

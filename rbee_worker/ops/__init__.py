@@ -42,6 +42,7 @@ class Ops(Recurrences, RgLru, GatedDelta, Taylor, Wkv, ABC):
     dtype: str  # "f32", "bf16", "f16"
     sites: Sites | None = None
     sees = True  # whether models are built with what reads pictures
+    mtp = False  # whether models are built with their layer that predicts further tokens
 
     def lacks(self, operation: str) -> UnsupportedModel:
         """The error for an operation that this backend does not have. An operation that some

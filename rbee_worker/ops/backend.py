@@ -7,18 +7,15 @@ torch and no kernels: a backend imports its own modules when it has to make some
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from rbee_worker.errors import UsageError
 from rbee_worker.kept_memory import KeptMemory
-from rbee_worker.ops.batch import Array, Batch, StepNumbers
-from rbee_worker.state.specs import StateGroup
+from rbee_worker.ops.batch import Array
+from rbee_worker.ops.executable import Executable, StateMemory
 
 if TYPE_CHECKING:
     from rbee_worker.config import Settings
@@ -73,84 +70,14 @@ class Kept(NamedTuple):
 
 class Warmed(NamedTuple):
     """The result of `warm` for one target: its name, all kernels, newly made ones, their
-    directory."""
+    directory. note: what a person should know, or ""."""
 
     target: str
     kernels: int
     made: int
     seconds: float
     folder: Path
-
-
-class StateMemory(Protocol):
-    """The state of all sequences, in a backend's memory. Zeroed; slot 0 and block 0 are sinks."""
-
-    @property
-    def nbytes(self) -> int:
-        """The size of all arrays in bytes, whether written or not."""
-        ...
-
-    def stage(self, numbers: StepNumbers) -> Batch:
-        """The batch for a model, valid until the next call. The same `numbers` object may come
-        again with other contents; a backend that overlaps steps must have copied them when this
-        returns."""
-        ...
-
-    def keep_features(self, slot: int, rows: Array) -> None:
-        """Keep a tile's features, which `Executable.see` returned, in a slot: batches of steps
-        staged from now on read them there."""
-        ...
-
-    def clear(self, slots: Sequence[int]) -> None:
-        """Zero these slots of every fixed group."""
-        ...
-
-    def copy(self, slots: Sequence[tuple[int, int]]) -> None:
-        """For each pair, copy the fixed state of slot `source` to slot `target`, in every group."""
-        ...
-
-
-class Executable(Protocol):
-    """A model that computes batches, as the engine's runner needs it.
-
-    A call may overwrite the result of the previous one. Where steps overlap, the result of a step's
-    last call must survive until the second `StateMemory.stage` after that step's own, because its
-    log-probabilities are computed when the step is collected.
-    """
-
-    @property
-    def groups(self) -> tuple[StateGroup, ...]: ...
-    @property
-    def vocab_size(self) -> int: ...
-    @property
-    def context(self) -> int: ...
-
-    def encode(self, batch: Batch) -> Array:
-        """Read whole sources, the N rows of `batch`, which answers look at: see `Decoder.encode`.
-        Returns the rows' hidden states, [N, dim]."""
-        ...
-
-    def see(self, tile: NDArray[np.uint8]) -> Array:
-        """Read a tile of a picture, pixels [side, side, 3]: its features [rows, dim], see
-        `TileSpec`. Only of a model with a tower."""
-        ...
-
-    def hidden(self, batch: Batch) -> Array:
-        """N rows -> [N, dim]"""
-        ...
-
-    def head(self, rows: Array) -> Array:
-        """[S, dim] -> logits float32 [S, vocab]"""
-        ...
-
-    def logits(self, batch: Batch) -> Array:
-        """head(hidden(batch)[batch.sample_rows]), bit for bit, but faster where possible."""
-        ...
-
-    def host(self, rows: Array) -> NDArray[np.float32]:
-        """Rows of a hidden state, or of a head's result, as float32 numbers on the host. They are
-        valid until the next call of another method."""
-        ...
+    note: str = ""
 
 
 class DeviceMemory(NamedTuple):
@@ -179,7 +106,7 @@ class Backend(ABC):
 
     name: str  # the value of --backend
     title: str  # for messages: "compiled CPU kernels"
-    buckets: bool = False  # whether decoding steps are padded to 1, 2, 4, 8 .. sequences
+    buckets: bool = False  # whether decoding steps are padded to a few numbers of sequences
     # Whether calls return before their results exist, so that the engine can plan and launch the
     # next step meanwhile; everything is done in the order of the calls.
     overlaps: bool = False
@@ -210,9 +137,9 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def activations(self, settings: Settings, dtype: str, packed: bool) -> str:
+    def activations(self, settings: Settings, dtype: str, formats: Collection[str]) -> str:
         """The form of the activations in products with the model's matrices: "i8" if they are
-        rounded to 8 bits, else `dtype`. packed: whether the file's weights are quantized."""
+        rounded to 8 bits, "bf16" if to that, else `dtype`. formats: of the file's weights."""
 
     @abstractmethod
     def plan_ops(self, dtype: str, settings: Settings | None = None) -> PlanOps:
@@ -254,6 +181,22 @@ class Backend(ABC):
         raise UsageError(
             f"--backend {self.name} has no kernels to compile.", fix="use another --backend."
         )
+
+    def tune(
+        self,
+        outline: ModelOutline,
+        settings: Settings,
+        dtype: str,
+        told: Callable[[int, int, str], None],
+    ) -> str:
+        """Measure what kernels can choose for a model computed in `dtype`, and keep it for later
+        starts. told: (done, total, name of the last one). Returns why it could not be kept, or ""
+        (also where there is no choice)."""
+        return ""
+
+    def tuned(self, settings: Settings) -> list[str]:
+        """What `tune` has kept here, in lines for people."""
+        return []
 
     # ---- a model that runs
 
@@ -309,9 +252,14 @@ class Backend(ABC):
 
     def readings(self, settings: Settings) -> dict[str, dict[str, Any]]:
         """How kernels read weights here, as was measured at an earlier start; by kernel: `held`,
-        the format of the weights, `way`, and `gb_s`, the rates of all ways. Empty where a backend
-        has no choice."""
+        the format of the weights, `way`, and `gb_s`, the rates of all ways (none if the way was
+        not measured but asked for). Empty where a backend has no choice."""
         return {}
+
+    def instructions(self, settings: Settings) -> str:
+        """The instruction set that kernels are compiled for; "" where that is no choice. Raises
+        UsageError if another one is asked for than this machine has."""
+        return ""
 
     @abstractmethod
     def read_gb_s(self, settings: Settings) -> float:

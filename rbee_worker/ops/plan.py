@@ -37,11 +37,12 @@ class PlanOps:
     """Counts what a backend would store: matrices in `dtype`, vectors in float32.
 
     held: gives the form of a stored matrix (name, bytes) for its file format, rows and columns.
-    sites, sees: as in `Ops`.
+    sites, sees, mtp: as in `Ops`.
     """
 
     name = "plan"
     sees = True
+    mtp = False
 
     def __init__(
         self, dtype: str, *, held: Callable[[str, int, int], tuple[str, int]] | None = None

@@ -19,7 +19,6 @@ from rbee_worker.params.groups import GROUPS, group_of
 from rbee_worker.params.parameter import Parameter, Surface
 from rbee_worker.params.request import (
     PROMPTS,
-    Rules,
     check_request,
     defaults_of,
     id_faults,
@@ -34,6 +33,7 @@ from rbee_worker.params.resolve import (
     report,
     resolve,
 )
+from rbee_worker.params.rules import Rules
 from rbee_worker.params.table import PARAMETERS, describe, names, split
 
 __all__ = [

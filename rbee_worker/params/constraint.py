@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from rbee_worker.errors import FieldError
-from rbee_worker.params.parameter import Parameter
+from rbee_worker.params.parameter import TEXTS, Parameter
 from rbee_worker.params.repeated import repeated
 from rbee_worker.types import Constraint
 
@@ -24,7 +24,9 @@ ANY_OBJECT = '{"type":"object"}'
 
 
 def _row(name: str, meaning: str, *off: Any) -> Parameter:
-    return Parameter(name=name, kind="any", meaning=meaning, role="constraint", off=off)
+    return Parameter(
+        name=name, kind="any", meaning=meaning, role="constraint", off=off, surfaces=TEXTS
+    )
 
 
 CONSTRAINTS = (

@@ -4,17 +4,15 @@ turned into the template's own variables."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 
 from rbee_worker.answer import Format, reads
 from rbee_worker.errors import FieldError, InvalidRequest, UsageError
+from rbee_worker.params.rules import Rules
 from rbee_worker.types import ChatOptions, Effort, Request, SamplingParams
-
-if TYPE_CHECKING:
-    from rbee_worker.params.request import Rules
 
 MOST_TOOLS = 256
 _SWITCHES = ("enable_thinking", "thinking")  # the names that templates have for it

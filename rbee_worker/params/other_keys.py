@@ -52,6 +52,7 @@ TRANSPORT = (
         "job",
         "completions",
         "chat",
+        "speech",
         kind="number",
     ),
     _transport("template_args", "variables of the chat template", "job", "generate", "chat"),
@@ -120,6 +121,31 @@ TRANSPORT = (
         kind="boolean",
     ),
     _transport("trace", "put the job's phases into its end event", "job", default=False),
+    _transport("input", "the text to speak", "speech"),
+    _transport("voice", "a name, none, or a clip as a data URL", "speech", default="default"),
+    _transport("response_format", "wav, pcm, or tokens: codes, not sound", "speech", default="wav"),
+    _transport("stream_format", "audio, or sse: its pieces in events", "speech", default="audio"),
+    _transport(
+        "guidance_scale",
+        "how closely the voice is followed, 0 to 10",
+        "speech",
+        default=3.0,
+        kind="number",
+    ),
+    _transport(
+        "codebooks",
+        "of the answer; default: all that the model's files make",
+        "speech",
+        kind="integer",
+    ),
+    _transport(
+        "speed",
+        "only 1.0: the model chooses how fast it speaks",
+        "speech",
+        default=1.0,
+        kind="number",
+    ),
+    _transport("instructions", "only empty: the model follows its text and its voice", "speech"),
 )
 
 INERT = (

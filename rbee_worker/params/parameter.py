@@ -6,8 +6,9 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-Surface = Literal["job", "generate", "completions", "chat"]
-SURFACES: tuple[Surface, ...] = ("job", "generate", "completions", "chat")
+Surface = Literal["job", "generate", "completions", "chat", "speech"]
+TEXTS: tuple[Surface, ...] = ("job", "generate", "completions", "chat")  # answered with text
+SURFACES: tuple[Surface, ...] = (*TEXTS, "speech")
 
 Kind = Literal["integer", "number", "boolean", "strings", "ids", "biases", "any"]
 Role = Literal[

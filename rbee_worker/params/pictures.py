@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from rbee_worker.errors import FieldError
+from rbee_worker.params.rules import Rules
 from rbee_worker.types import Request
-
-if TYPE_CHECKING:
-    from rbee_worker.params.request import Rules
 
 
 def picture_faults(request: Request, rules: Rules) -> list[FieldError]:

@@ -11,65 +11,20 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from msgspec import Struct
 from msgspec.structs import replace
 
-from rbee_worker.answer import NO_FORMAT, Format
 from rbee_worker.errors import FieldError, InvalidRequest
 from rbee_worker.params.conversation import budget_faults, conversation_faults
 from rbee_worker.params.parameter import Surface
 from rbee_worker.params.pictures import picture_faults
 from rbee_worker.params.resolve import report, resolve
-from rbee_worker.types import EosToken, Request, Resolved
+from rbee_worker.params.rules import Rules
+from rbee_worker.types import Request, Resolved
 
-CHARACTERS_PER_TOKEN = 16  # a prompt with more characters per token of context cannot fit
 PROMPTS = ("prompt", "messages", "token_ids")  # a request has exactly one of these
 MOST_VALUES = 4096  # values in template_args, at all levels
 MOST_DEPTH = 32
 RESERVED = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
-
-
-class Rules(Struct, frozen=True, kw_only=True):
-    """What a model and its worker's settings require of every request.
-
-    template: the model's chat template, None if it has none. worker: defaults of parameters that
-    the worker was started with. generation: the model's own, {} if they are not to be applied.
-    exempt_ids: the template's special tokens. turn_stops: stop strings of a conversation that gives
-    none, in a chat format without a token for the end of a turn.
-    tool_template: the template of conversations with tools. form: how the model writes reasoning
-    and calls. takes_tools: tools can be offered; prompted: in a system message of the worker's own.
-    pictures: whether the model takes them; no_pictures: why not, if more than that is known.
-    thinking: what the template's switch for reasoning is where a request does not say.
-    """
-
-    context: int
-    vocab_size: int
-    characters_per_token: int = CHARACTERS_PER_TOKEN
-    template: str | None = None
-    worker: Mapping[str, int | float] = {}
-    generation: Mapping[str, Any] = {}
-    exempt_ids: frozenset[int] = frozenset()
-    eos: tuple[EosToken, ...] = ()
-    turn_stops: tuple[str, ...] = ()
-    lenient: bool = False
-    tool_template: str | None = None
-    pictures: bool = False
-    no_pictures: str = ""
-    form: Format = NO_FORMAT
-    takes_tools: bool = False
-    prompted: bool = False
-    thinking: bool | None = None
-
-    def template_for(self, request: Request) -> str:
-        """The template that renders this request's messages, "" if there is none."""
-        if request.chat.offered and self.tool_template is not None:
-            return self.tool_template
-        return self.template or ""
-
-    @property
-    def most_characters(self) -> int:
-        """The most characters that a prompt may have; a longer one is not tokenized at all."""
-        return self.characters_per_token * self.context
 
 
 def check_request(request: Request, rules: Rules) -> Resolved:
@@ -138,9 +93,10 @@ def defaults_of(
 
 
 def prompt_faults(request: Request, rules: Rules, *, name: str | None = None) -> list[FieldError]:
-    """The faults of the prompt, which must be exactly one of three, not empty, not far too long,
-    and with ids of the vocabulary only. name: the caller's name for the prompt, if it is not the
-    field's name (or "prompt", which may be of any kind on the completions surface)."""
+    """The faults of the prompt, which must be exactly one of three, not empty, not far too long
+    unless it may be cut, and with ids of the vocabulary only. name: the caller's name for the
+    prompt, if it is not the field's name (or "prompt", which may be of any kind on the completions
+    surface)."""
     given = [key for key in PROMPTS if getattr(request, key) is not None]
     if len(given) != 1:
         what = " and ".join(given) or "none of them"
@@ -152,13 +108,16 @@ def prompt_faults(request: Request, rules: Rules, *, name: str | None = None) ->
     if not value:
         return [FieldError(name, "length >= 1", "is empty")]
     if key == "token_ids":
-        return id_faults(name, value, most=rules.context, vocab_size=rules.vocab_size)
+        most = len(value) if request.truncate else rules.context
+        return id_faults(name, value, most=most, vocab_size=rules.vocab_size)
     faults = []
     if key == "messages":
         faults += _message_faults(name, value)
         if rules.template is None:
             message = "this model has no chat template; use prompt"
             faults.append(FieldError(name, "a model with a chat template", message))
+    if request.truncate:
+        return faults
     return faults + length_faults(name, characters(value), rules.most_characters)
 
 

@@ -34,6 +34,7 @@ _SAMPLING = (
     _max_tokens(128, "tokens to generate at most; 0 only with echo", "job", "generate", chat=REST),
     _max_tokens(16, "tokens to generate at most; 0 only with echo", "completions"),
     _max_tokens(None, "tokens to generate at most", "chat", chat=REST),
+    _max_tokens(None, "tokens to draw at most; two are a frame of 1/75 s", "speech"),
     Parameter(
         name="temperature",
         kind="number",
@@ -158,7 +159,7 @@ _SAMPLING = (
         kind="integer",
         low=0,
         high=20,
-        surfaces=("job", "generate"),
+        surfaces=("job", "generate", "speech"),
         meaning="log-probabilities of the drawn token and of this many likeliest ones; from the "
         "raw logits, before bias, penalties and temperature",
     ),

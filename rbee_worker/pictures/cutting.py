@@ -29,7 +29,8 @@ class Cut(NamedTuple):
 
 def cut(image: Image, recipe: Recipe, *, pieces: bool) -> Cut:
     """The tiles of a picture in red, green and blue. pieces: whether it is cut at all."""
-    return (_tiles if recipe.cutting == "tiles" else _crops)(image, recipe, pieces)
+    how = {"tiles": _tiles, "crops": _crops, "whole": _whole}[recipe.cutting]
+    return how(image, recipe, pieces)
 
 
 def _tiles(image: Image, recipe: Recipe, pieces: bool) -> Cut:
@@ -75,6 +76,11 @@ def _multiples(width: int, height: int, edge: int) -> tuple[int, int]:
         return width, math.ceil(int(width / ratio) / edge) * edge
     height = math.ceil(height / edge) * edge
     return math.ceil(int(height * ratio) / edge) * edge, height
+
+
+def _whole(image: Image, recipe: Recipe, pieces: bool) -> Cut:
+    """The picture as one tile, however long it is."""
+    return Cut([image.resize((recipe.width, recipe.height), recipe.resample)], 0, 0)
 
 
 def _crops(image: Image, recipe: Recipe, pieces: bool) -> Cut:

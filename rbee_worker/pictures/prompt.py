@@ -27,13 +27,15 @@ class Grid:
 @dataclass(frozen=True)
 class PicturePrompt:
     """placeholder: of one picture, in what a chat template renders. token: the text of the token
-    that is repeated, `token_id`; rows: how often for one tile. write: the text of one picture."""
+    that is repeated, `token_id`; rows: how often for one tile. write: the text of one picture.
+    most: pictures that a prompt may have, None: any number."""
 
     placeholder: str
     token: str
     token_id: int
     rows: int
     write: Callable[[Grid], str]
+    most: int | None = None
 
 
 def idefics3(config: Mapping[str, Any], names: Mapping[str, Any], find: Find) -> PicturePrompt:
@@ -78,9 +80,18 @@ def gemma3(config: Mapping[str, Any], names: Mapping[str, Any], find: Find) -> P
     return PicturePrompt(opening, token, _known(find, token, opening, closing), rows, write)
 
 
+def moondream(config: Mapping[str, Any], names: Mapping[str, Any], find: Find) -> PicturePrompt:
+    """Moondream: its rows and nothing around them; its code takes one picture."""
+    token = str(names.get("image_token", "<image>"))
+    rows = _count(config, "rows", 729)
+    run = token * rows
+    return PicturePrompt(token, token, _known(find, token), rows, lambda grid: run, most=1)
+
+
 PROMPTS: Mapping[str, Callable[[Mapping[str, Any], Mapping[str, Any], Find], PicturePrompt]] = {
     "idefics3": idefics3,
     "gemma3": gemma3,
+    "moondream": moondream,
 }
 
 

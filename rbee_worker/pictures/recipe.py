@@ -14,14 +14,15 @@ from msgspec import Struct
 
 from rbee_worker.errors import UnsupportedModel
 
-Cutting = Literal["tiles", "crops"]
+Cutting = Literal["tiles", "crops", "whole"]
 Detail = Literal["auto", "low", "high"]
 
 
 class Recipe(Struct, frozen=True, kw_only=True):
     """Sizes in pixels. cutting: "tiles": the picture is resized to multiples of `height` and cut
     into tiles of that size, with the whole picture as the last one (Idefics 3, SmolVLM); "crops":
-    the whole picture is resized to height x width, and parts of a long picture follow (Gemma 3).
+    the whole picture is resized to height x width, and parts of a long picture follow (Gemma 3);
+    "whole": it is resized, and that is all (Moondream).
 
     resample: Pillow's number of the filter. longest: the longer edge before tiles are cut. pieces:
     whether there are tiles or crops unless a request's `detail` says otherwise. most_crops,
@@ -79,10 +80,17 @@ _GEMMA3 = Processor(
         "pan_and_scan_min_ratio_to_activate": 1.2,
     },
 )
+_MOONDREAM = Processor(  # what its own code does; it has no class of transformers
+    cutting="whole",
+    prompt="moondream",
+    defaults={"do_resize": True, "resample": 3, "size": {"height": 378, "width": 378}},
+    asked={"do_pan_and_scan": False},
+)
 PROCESSORS: Mapping[str, Processor] = {
     "Idefics3ImageProcessor": _IDEFICS3,
     "SmolVLMImageProcessor": _IDEFICS3,
     "Gemma3ImageProcessor": _GEMMA3,
+    "Moondream": _MOONDREAM,
 }
 _FLAVOURS = ("Fast", "Pil")  # transformers' other classes of the same processor
 

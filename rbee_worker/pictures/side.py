@@ -13,6 +13,7 @@ from rbee_worker.pictures.picture import Picture
 from rbee_worker.pictures.prompt import PROMPTS, Find, PicturePrompt
 from rbee_worker.pictures.reader import PictureReader, Tiles
 from rbee_worker.pictures.recipe import processor_of, read_recipe
+from rbee_worker.types import PictureFile
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,16 @@ class PictureSide:
     def placeholder(self) -> str:
         """What stands for a picture in a prompt."""
         return self.prompt.placeholder
+
+    def read(self, files: Sequence[PictureFile]) -> tuple[Tiles, ...]:
+        """The pictures of one prompt, resized and cut. Raises InvalidRequest, which names every
+        file at fault."""
+        most = self.prompt.most
+        if most is not None and len(files) > most:
+            message = f"is picture {most + 1} of {len(files)}; this model reads {most} in a prompt"
+            limit = f"<= {most} picture{'s' if most > 1 else ''}"
+            raise InvalidRequest([FieldError(files[most].field, limit, message)])
+        return self.reader.read(files)
 
     def written(self, text: str, tiles: Sequence[Tiles], field: str) -> str:
         """`text` with each placeholder replaced by the text of its picture. field: that the text

@@ -6,6 +6,7 @@ the process, whose imports take longest, and `claim` hands it over. Imports almo
 
 from __future__ import annotations
 
+import signal
 import socket
 import subprocess
 import sys
@@ -45,15 +46,20 @@ def spawn(module: str = MODULE, kept: KeptMemory | None = None) -> Child:
     ours, theirs = socket.socketpair()
     kept = kept or KeptMemory.create()
     passed = [theirs.fileno(), *([] if kept is None else [kept.fd])]
+    # SIGINT must not meet the imports of the new process, which unblocks it once it is ignored.
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     with theirs:
-        process = subprocess.Popen(
-            [sys.executable, "-m", module, *map(str, passed)],
-            pass_fds=passed,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,  # stdout belongs to the worker
-            stderr=subprocess.PIPE,
-            bufsize=0,
-        )
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-m", module, *map(str, passed)],
+                pass_fds=passed,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,  # stdout belongs to the worker
+                stderr=subprocess.PIPE,
+                bufsize=0,
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, held)
     return Child(process, ours, kept)
 
 

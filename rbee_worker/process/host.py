@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from rbee_worker.kept_memory import KeptMemory
 from rbee_worker.machine import is_stopped, killed_for_memory
+from rbee_worker.model_info import Loss
 from rbee_worker.process import child
 from rbee_worker.process.link import Link, socket_pair
 from rbee_worker.process.port import Port
@@ -71,8 +72,13 @@ class EngineHost(ABC):
         there can be none."""
 
     @abstractmethod
-    def kill(self, why: str) -> None:
+    def kill(self, why: str, loss: Loss) -> None:
         """End an engine that does not answer, at once; `last_words` gives `why`."""
+
+    @property
+    def loss(self) -> Loss:
+        """What ended the engine, as far as that can be seen now."""
+        return "failed"
 
     @property
     def killed_by_others(self) -> bool:
@@ -104,6 +110,7 @@ class ProcessHost(EngineHost):
         self._tail: deque[str] = deque(maxlen=_TAIL_LINES)
         self._pump: asyncio.Task[None] | None = None
         self._killed = ""
+        self._hung: Loss = "step"
         self._stopped = False
         self._short_before = killed_for_memory()
 
@@ -134,11 +141,24 @@ class ProcessHost(EngineHost):
     def _short_of_memory(self) -> bool:
         return killed_for_memory() > self._short_before
 
-    def kill(self, why: str) -> None:
-        self._killed = why
+    def kill(self, why: str, loss: Loss) -> None:
+        self._killed, self._hung = why, loss
         if self._process is not None:
             self._stopped = is_stopped(self._process.pid)
+            if self._stopped:
+                self._killed += ", as its process was stopped"
             self._process.kill()
+
+    @property
+    def loss(self) -> Loss:
+        if self._killed:
+            return "stopped" if self._stopped else self._hung
+        code = None if self._process is None else self._process.poll()
+        if code is None or code >= 0:
+            return "failed"
+        if code == -signal.SIGKILL:
+            return "memory" if self._short_of_memory else "killed"
+        return "crashed"
 
     @property
     def pid(self) -> int | None:
@@ -187,8 +207,10 @@ class ProcessHost(EngineHost):
     async def _pass_on(self, stream: asyncio.StreamReader) -> None:
         rest = b""
         while block := await stream.read(1 << 16):
-            sys.stderr.write(block.decode(errors="replace"))
-            sys.stderr.flush()
+            # its disk is full, its reader has gone, or somebody has closed it
+            with suppress(OSError, ValueError):
+                sys.stderr.write(block.decode(errors="replace"))
+                sys.stderr.flush()
             *lines, rest = (rest + block).split(b"\n")
             for line in lines:
                 if line.strip():
@@ -209,7 +231,7 @@ class ThreadHost(EngineHost):
     def successor(self) -> None:
         """An engine in this process that failed would fail again: its memory is this process's."""
 
-    def kill(self, why: str) -> None:
+    def kill(self, why: str, loss: Loss) -> None:
         """A thread cannot be ended."""
 
     async def last_words(self) -> str:

@@ -34,7 +34,7 @@ from rbee_worker.engine.messages import (
 )
 from rbee_worker.errors import device_lost
 from rbee_worker.extras import explained
-from rbee_worker.heap import settle
+from rbee_worker.heap import Sweep, settle
 from rbee_worker.kept_memory import KeptMemory
 from rbee_worker.observe import log
 from rbee_worker.process.port import Port, PortClosed
@@ -42,15 +42,18 @@ from rbee_worker.process.port import Port, PortClosed
 if TYPE_CHECKING:
     from rbee_worker.config import Settings
     from rbee_worker.engine.engine import Engine
-    from rbee_worker.types import ModelInfo
+    from rbee_worker.model_info import ModelInfo
 
     Loader = Callable[[Settings, Callable[[Loading], None]], tuple[Engine, ModelInfo]]
 
 _log = log.logger("engine")
 
 
-def serve(port: Port, load: Loader) -> None:
-    """Load the model that the client names and run it until the client is gone or says stop."""
+def serve(port: Port, load: Loader, tidy: Callable[[], None] | None = None) -> None:
+    """Load the model that the client names and run it until the client is gone or says stop.
+
+    tidy: called after each step, when its output is sent.
+    """
     try:
         engine = _load(port, load)
         if engine is not None:
@@ -64,6 +67,8 @@ def serve(port: Port, load: Loader) -> None:
                 break
             if outputs is not None:
                 port.send(outputs)
+                if tidy is not None:
+                    tidy()
     except PortClosed:
         _log.debug("the client is gone")
 
@@ -81,7 +86,13 @@ def _load(port: Port, load: Loader) -> Engine | None:
     except Exception as error:
         known = explained(error) or device_lost(error)
         if known is not None:
-            port.send([LoadFailed(code=known.code, message=str(known), exit_code=known.exit_code)])
+            told = LoadFailed(
+                code=known.code,
+                message=str(known),
+                exit_code=known.exit_code,
+                of_draft=known.of_draft,
+            )
+            port.send([told])
             return None
         _log.exception("the model cannot be loaded")
         message = f"the model cannot be loaded: {type(error).__name__}: {error}"
@@ -140,6 +151,7 @@ def main() -> None:
     gc.disable()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # blocked by process/child.py
     # No code here multiplies with numpy, whose threads would spin from its import on.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # torch reads these when the backend that computes with it imports it. Threads that spin while
@@ -158,7 +170,7 @@ def main() -> None:
         gc.enable()
         return loaded
 
-    serve(port, load)
+    serve(port, load, Sweep())
     sys.stderr.flush()
     os._exit(0)  # skip the interpreter's shutdown: threads of numeric libraries may still run
 

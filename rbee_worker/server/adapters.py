@@ -11,12 +11,12 @@ from starlette.responses import Response
 
 from rbee_worker.adapter_spec import AdapterSpec, check_name
 from rbee_worker.errors import FieldError, UsageError
+from rbee_worker.model_info import AdapterInfo
 from rbee_worker.server.body import envelope, read_object, refuse, unknown_faults
 from rbee_worker.server.health import worker_of
 from rbee_worker.server.problems import Refusal, json_response
 from rbee_worker.server.served_models import base_names
 from rbee_worker.server.worker import Worker
-from rbee_worker.types import AdapterInfo
 
 
 class AdapterEnvelope(Struct, frozen=True, kw_only=True):
@@ -53,8 +53,8 @@ async def listing(http: HttpRequest) -> Response:
     """GET /v1/adapters."""
     worker = worker_of(http)
     engine = worker.engine
-    found = () if engine is None else engine.adapters
-    slots = 0 if engine is None else engine.adapter_slots
+    found = () if engine is None else engine.adapters.infos
+    slots = 0 if engine is None else engine.adapters.most
     cards = [_card(info) for info in found]
     loadable = worker.settings.lora_slots > 0
     return json_response(AdapterList(data=cards, slots=slots, loadable=loadable))
@@ -72,7 +72,7 @@ async def load(http: HttpRequest) -> Response:
         faults += _name_faults(worker, given.name)
     refuse(faults)
     spec = AdapterSpec(name=given.name, ref=given.ref, scale=given.scale)
-    return json_response(_card(await engine.load_adapter(spec)))
+    return json_response(_card(await engine.adapters.load(spec)))
 
 
 async def unload(http: HttpRequest) -> Response:
@@ -80,12 +80,12 @@ async def unload(http: HttpRequest) -> Response:
     worker = worker_of(http)
     _refuse_unless_allowed(worker)
     engine, name = worker.serving(), http.path_params["name"]
-    if name not in {info.name for info in engine.adapters}:
+    if name not in {info.name for info in engine.adapters.infos}:
         raise Refusal(
             404, "adapter_not_found", "No adapter of this name is loaded.",
             fix="GET /v1/adapters lists them.",
         )  # fmt: skip
-    return json_response(_card(engine.unload_adapter(name)))
+    return json_response(_card(engine.adapters.unload(name)))
 
 
 def _refuse_unless_allowed(worker: Worker) -> None:

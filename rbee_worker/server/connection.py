@@ -23,6 +23,7 @@ from rbee_worker.server.sse import EVENTS
 MAX_HEADER_BYTES = 32 * 1024  # of one request, including its URL
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"  # an interim answer, which clients skip
 FIRST_PROBE_S, LAST_PROBE_S = 0.02, 1.0
+GOODBYE_S = 1.0  # for an idle client's own goodbye, when the worker leaves
 
 
 class TooMuch(Exception):
@@ -52,6 +53,7 @@ class Connection(HttpToolsProtocol):
         self._probing: asyncio.TimerHandle | None = None  # the next check of such a client
         self._patience: asyncio.TimerHandle | None = None  # until the next request is complete
         self._stalled: asyncio.TimerHandle | None = None  # until the client continues to read
+        self._goodbye: asyncio.TimerHandle | None = None  # until nobody waits for the client
 
     # ---- a request must arrive completely, and soon
 
@@ -71,6 +73,8 @@ class Connection(HttpToolsProtocol):
             self._stalled.cancel()
         if self._probing is not None:
             self._probing.cancel()
+        if self._goodbye is not None:
+            self._goodbye.cancel()
         if self.flow is not None:
             super().connection_lost(exc)
 
@@ -193,6 +197,19 @@ class Connection(HttpToolsProtocol):
         super().on_response_complete()
         if self._half_closed and not self.pipeline:
             self.transport.close()
+
+    # ---- the worker leaves
+
+    def shutdown(self) -> None:
+        """TLS says goodbye and waits for the client's. One that keeps a connection for later does
+        not look at it, so that each end of a worker would take all the time that it may."""
+        super().shutdown()
+        if self.transport.is_closing() and self.transport.get_extra_info("ssl_object") is not None:
+            self._goodbye = self.loop.call_later(GOODBYE_S, self._leave)
+
+    def _leave(self) -> None:
+        if self._stalled is None:  # otherwise it has not read all yet
+            self.transport.abort()
 
     # ---- an answer must be read
 

@@ -12,6 +12,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import HTMLResponse, Response
 
 from rbee_worker.config import Settings
+from rbee_worker.model_info import ModelInfo, Purpose
 from rbee_worker.params import defaults_of
 from rbee_worker.params import describe as describe_parameters
 from rbee_worker.params.parameter import SURFACES
@@ -20,7 +21,7 @@ from rbee_worker.server.problems import json_response
 from rbee_worker.server.served_models import served_models
 from rbee_worker.server.worker import Worker
 from rbee_worker.session.vectors import longest
-from rbee_worker.types import EosToken, ModelInfo, Purpose
+from rbee_worker.types import EosToken
 
 PROMISE = (
     "The same request with the same seed gives the same tokens: alone, in any batch, with or "
@@ -86,6 +87,7 @@ class Info(Struct, frozen=True, kw_only=True, omit_defaults=True):
     longest_text: int | None = None  # tokens of a text that becomes a vector
     prompts: dict[str, str] = {}  # what may be put before such a text, by name
     default_prompt: str = ""
+    default_dimensions: int = 0  # numbers of a vector that are kept; 0: all
     memory: Memory | None = None
     gpu: Gpu | None = None
     chat_template: bool | None = None
@@ -109,6 +111,7 @@ async def info(http: HttpRequest) -> Response:
         extra["chat_template"] = engine.chat is not None
         extra["prompts"] = dict(engine.sentence.prompts)
         extra["default_prompt"] = engine.sentence.prompt
+        extra["default_dimensions"] = engine.sentence.dimensions
         extra["longest_text"] = longest(engine.sentence, loaded.context)
         rules = engine.rules
         extra["defaults"] = {surface: defaults_of(rules, surface) for surface in SURFACES}

@@ -51,6 +51,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "a text": {"input": "The bee hums."},
         "several": {"input": ["The bee hums.", "The fly too."], "dimensions": 4},
     },
+    "/v1/audio/speech": {"a text": {"input": "The bee hums.", "voice": "default", "seed": 7}},
     "/v1/score": {"a pair": {"text_1": "What hums?", "text_2": ["A bee.", "A stone."]}},
     "/v1/rerank": {
         "two documents": {"query": "What hums?", "documents": ["A stone.", "A bee."], "top_n": 1}

@@ -13,7 +13,7 @@ Prompt = str | tuple[int, ...]
 def prompts_of(name: str, given: Any, most: int, faults: list[FieldError]) -> list[Prompt]:
     """One prompt or up to `most`, as text or ids, of the body's field `name`; a fault in their form
     is added to `faults`."""
-    if any(f.field == name for f in faults):
+    if any(f.field == name or f.field.startswith((f"{name}[", f"{name}.")) for f in faults):
         return []
     if given is None:
         faults.append(FieldError(name, "required", "is required"))

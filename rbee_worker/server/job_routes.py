@@ -44,28 +44,28 @@ OPERATIONS = ("infer", "status")
 _ENCODER = msgspec.json.Encoder()
 
 
-def token_name(worker: Worker) -> wire.TokenText:
-    """A function that names ids in log-probabilities by their text in the vocabulary."""
-
-    def name(token_id: int) -> str:
-        assert worker.engine is not None
-        return worker.engine.tokenizer.token_text(token_id)
-
-    return name
+def token_name(worker: Worker, job: Job) -> wire.TokenText:
+    """A function that names the ids in a job's log-probabilities by their text in the vocabulary.
+    Raises NotReady before that is read: jobs of an earlier process can be asked for then."""
+    if not job.named:
+        return str  # no id is shown
+    assert worker.engine is not None
+    return worker.engine.tokenizer.token_text
 
 
 class JobRendering:
     """A job's events in the form of docs/worker-api.md, "Job events"; each with its `id:`."""
 
     def __init__(self, worker: Worker, job: Job) -> None:
-        self._worker = worker
+        """Raises NotReady."""
         self._job = job
+        self._name = token_name(worker, job)
 
     def event(self, choice: int, place: int, event: Event) -> bytes:
         trace: list[dict[str, Any]] | UnsetType = UNSET
         if self._job.trace and type(event) is End:
             trace = phases(self._job)
-        told = wire.job_event(event, token_name(self._worker), trace)
+        told = wire.job_event(event, self._name, trace)
         heavy = self._job.log.heavy and weight(event) > LONG
         data = encoded(told) if heavy else _ENCODER.encode(told)
         return frame(data, place + 1)
@@ -224,7 +224,7 @@ def _scores(worker: Worker, job: Job) -> dict[str, Any]:
     """
     if job.live:
         return {}
-    name = token_name(worker)
+    name = token_name(worker, job)
     found, prompt = job.logprobs(), job.prompt_logprobs()
     scores: dict[str, Any] = {}
     if found is not None:

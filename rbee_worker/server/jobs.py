@@ -1,4 +1,4 @@
-"""Jobs: the log of each request's events, and the store of finished jobs.
+"""A job: a request, the log of its events, and what became of it.
 
 A job's log is the only buffer: the engine's events are appended without waiting, and every stream
 reads the log at its own pace from its own position. So a slow reader delays nobody, and a broken
@@ -9,16 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from msgspec.structs import replace
-
+from rbee_worker.answer_parts import CallPiece, joined_calls
 from rbee_worker.server.limits import Call
 from rbee_worker.types import (
-    CallPiece,
     End,
     Error,
     Event,
@@ -27,16 +23,13 @@ from rbee_worker.types import (
     Started,
     Token,
     TokenLogprob,
-    joined_calls,
 )
 
 State = Literal["queued", "running", "done", "cancelled", "timeout", "failed"]
 
 
 HEAVY = 64  # size of an event, in tokens, from which rendering it takes long
-# Most that finished jobs hold together, in tokens (`weight`): an event of one takes 300 bytes.
-MOST_KEPT = 1 << 20
-_EVENT_BYTES, _ID_BYTES = 300, 36  # of an event of one token, and of an id in a list
+EVENT_BYTES, _ID_BYTES = 300, 36  # of an event of one token, and of an id in a list
 
 
 def weight(event: Event) -> int:
@@ -57,7 +50,7 @@ def held(event: Event) -> int:
         return weight(event)
     constraint = event.sampling.params.constraint
     text = 0 if constraint is None else len(constraint.text)
-    return 1 + (len(event.prompt_ids) * _ID_BYTES + text) // _EVENT_BYTES
+    return 1 + (len(event.prompt_ids) * _ID_BYTES + text) // EVENT_BYTES
 
 
 class JobLog:
@@ -177,6 +170,11 @@ class Job:
             return self.end.usage.output_tokens
         return self.drawn
 
+    @property
+    def named(self) -> bool:
+        """Whether its events have log-probabilities, which are shown with the tokens' text."""
+        return self.started is not None and self.started.sampling.params.logprobs is not None
+
     async def ended(self) -> None:
         """Wait until nothing follows."""
         if self.pump is not None:
@@ -205,7 +203,7 @@ class Job:
 
     def logprobs(self) -> list[TokenLogprob] | None:
         """Of the output tokens so far; None if they were not requested."""
-        if self.started is None or self.started.sampling.params.logprobs is None:
+        if not self.named:
             return None
         parts = [e.logprobs for e in self.log.events if isinstance(e, Token | End)]
         return [entry for part in parts if part is not None for entry in part]
@@ -229,99 +227,3 @@ class Job:
         params = started.sampling.params
         each = 1 if params.logprobs is None else 2 + params.logprobs
         return each * (self.tokens_out + (started.prompt_tokens if params.echo else 0))
-
-
-class Jobs:
-    """Jobs by id: live ones always, finished ones for a while.
-
-    A finished job is removed after `keep_s` seconds, once `keep_n` jobs have finished after it, or
-    when there are others and all together are larger than `MOST_KEPT`.
-    """
-
-    def __init__(
-        self, *, keep_s: float, keep_n: int, removed: Callable[[Job], None] | None = None
-    ) -> None:
-        """removed: told of each finished job that is no longer kept."""
-        self._removed = removed
-        self._keep_s = keep_s
-        self._keep_n = keep_n
-        self._live: dict[str, Job] = {}
-        self._kept: set[str] = set()  # ids of live jobs that can be found
-        self._finished: OrderedDict[str, Job] = OrderedDict()  # oldest first
-        self._by_key: dict[str, Job] = {}  # kept jobs by their Idempotency-Key
-        self._weight = 0  # of `_finished`
-
-    def add(self, job: Job, *, keep: bool) -> None:
-        """keep: `get` finds the job, now and for a while after it has ended."""
-        self._live[job.id] = job
-        if keep:
-            self._kept.add(job.id)
-            if job.asked is not None:
-                self._by_key[job.asked.key] = job
-
-    def finish(self, job: Job) -> None:
-        """The job has just ended. Nobody needs any more what it was asked with, which may be large;
-        its first event has the ids of the prompt."""
-        job.request = replace(
-            job.request, prompt=None, messages=None, token_ids=None, params={}, pictures=()
-        )
-        job.finished = job.finished or time.time()
-        # one of an earlier process has a part of its time behind it
-        job.ended_s = time.monotonic() - max(0.0, time.time() - job.finished)
-        del self._live[job.id]
-        if job.id in self._kept:
-            self._kept.remove(job.id)
-            job.weight = sum(map(held, job.log.events))
-            self._weight += job.weight
-            self._finished[job.id] = job
-            self._tidy()
-
-    def recall(self, job: Job) -> None:
-        """A kept job of an earlier process. Finished ones come in the order in which they ended."""
-        self.add(job, keep=True)
-        if job.finished is not None:
-            self.finish(job)
-
-    def get(self, job_id: str) -> Job | None:
-        self._tidy()
-        if job_id in self._kept:
-            return self._live[job_id]
-        return self._finished.get(job_id)
-
-    def by_key(self, key: str) -> Job | None:
-        """The kept job that was requested with this Idempotency-Key."""
-        self._tidy()
-        return self._by_key.get(key)
-
-    def note(self, job_id: str, word: Event, asked: Asked | None = None, *, owner: str = "") -> Job:
-        """A kept job without work for the engine: it has one event and has ended."""
-        job = Job(Request(id=job_id), asked=asked, owner=owner)
-        self.add(job, keep=True)
-        job.log.append(word)
-        job.log.close()
-        self.finish(job)
-        return job
-
-    def live(self) -> list[Job]:
-        """Every job that has not ended, kept or not."""
-        return list(self._live.values())
-
-    def __iter__(self) -> Iterator[Job]:
-        """The kept jobs, newest first: live ones, then finished ones."""
-        self._tidy()
-        yield from (job for job in reversed(self._live.values()) if job.id in self._kept)
-        yield from reversed(self._finished.values())
-
-    def _tidy(self) -> None:
-        horizon = time.monotonic() - self._keep_s
-        while self._finished:
-            oldest = next(iter(self._finished.values()))
-            small = self._weight <= MOST_KEPT or len(self._finished) == 1
-            if small and len(self._finished) <= self._keep_n and oldest.ended_s > horizon:
-                return
-            self._finished.popitem(last=False)
-            self._weight -= oldest.weight
-            if oldest.asked is not None:
-                del self._by_key[oldest.asked.key]
-            if self._removed is not None:
-                self._removed(oldest)

@@ -11,6 +11,7 @@ import asyncio
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,9 +19,10 @@ import msgspec
 
 from rbee_worker.config import Settings
 from rbee_worker.errors import one_line
+from rbee_worker.journal.database import Database
 from rbee_worker.journal.directory import Directory
 from rbee_worker.journal.records import Accept, Append, Entry, Kept, Note, Record, Remove
-from rbee_worker.journal.writer import Outcome, Writer
+from rbee_worker.journal.writer import Crowded, Outcome, Writer
 from rbee_worker.observe import narration
 from rbee_worker.observe.log import fields, logger
 from rbee_worker.server.jobs import Job
@@ -44,6 +46,7 @@ class _Track:
 
 class Keeper:
     """state: "loading" until the journal is read; "working"; "behind": it cannot be written.
+    closing: the worker leaves.
 
     Counts for metrics: failures, commits, used_bytes, tidied (jobs removed because it was full),
     resumed (jobs of an earlier process that went on).
@@ -53,41 +56,56 @@ class Keeper:
         self.directory = directory
         self.state: Literal["loading", "working", "behind"] = "loading"
         self.failures = self.commits = self.used_bytes = self.tidied = self.resumed = 0
+        self.closing = False
+        self._lacks = False  # it has jobs of which an earlier worker could not write all
+        self._reading: asyncio.Task[tuple[Database, list[Kept]]] | None = None
         self._writer: Writer | None = None
         self._tracks: dict[str, _Track] = {}
         self._gone: list[str] = []  # removed jobs that the journal still has
+        self._notes: list[Note] = []  # of this worker
+        self._crowded_out = 0  # jobs that ended while there was no room for them
         self._retry: asyncio.TimerHandle | None = None
 
     async def read(self, settings: Settings, version: str) -> list[Kept]:
         """Open the journal; the jobs in it, in order. Raises UsageError."""
-        database, kept = await asyncio.to_thread(
+        load = asyncio.to_thread(
             self.directory.load,
             settings.model,
             version,
             most_bytes=settings.journal_mb * _MIB,
             sync=settings.journal_sync,
         )
+        self._reading = asyncio.create_task(load, name="journal-reading")
+        database, kept = await asyncio.shield(self._reading)
         for text in self.directory.told:
             log.warning("found", extra=fields(journal=text))
         self.used_bytes = database.used_bytes
         self._writer = Writer(database)
+        self._lacks = not self.directory.was_whole
+        self._notes = list(self.directory.due)
         self.state = "working"
+        if self._notes:
+            self._writer.put(self._notes, self._count)
         if self.directory.damaged:
             self._remove(self.directory.damaged)
         return kept
 
     def same(self, name: str, value: str) -> bool:
-        """Whether `value` is what the journal says of the earlier worker, or it says nothing. It
-        says `value` from now on."""
-        known = self.directory.notes.get(name, value)
+        """Whether `value` is what the journal says of the earlier worker, or it says nothing."""
+        return self.directory.notes.get(name, value) == value
+
+    def note(self, name: str, value: str) -> None:
+        """Say it of this worker, of which all jobs are that have not ended."""
+        self._notes.append(Note(name, value))
         if self.state == "working" and self._writer is not None:
-            self._writer.put([Note(name, value)], self._count)
-        return known == value
+            self._writer.put(self._notes, self._count)
 
     def whole(self) -> None:
-        """The jobs whose events were not all written have ended."""
-        if self.state == "working" and not self.directory.was_whole:
-            self._mark(whole=True)
+        """The jobs whose events an earlier worker has not all written have ended."""
+        if self._lacks:
+            self._lacks = False
+            if self.state == "working":
+                self._mark(whole=True)
 
     # ---- one job
 
@@ -161,7 +179,7 @@ class Keeper:
 
     def _count(self, outcome: Outcome) -> None:
         """The first entries that were not written put the journal behind."""
-        self.commits, self.tidied = outcome.commits, outcome.tidied
+        self.commits, self.tidied = outcome.commits, outcome.tidied + self._crowded_out
         self.used_bytes = outcome.used_bytes or self.used_bytes
         if outcome.error is not None and self.state == "working":
             self._fall_behind(outcome.error)
@@ -174,7 +192,8 @@ class Keeper:
     def _fall_behind(self, error: Exception) -> None:
         self.state = "behind"
         self.failures += 1
-        reason = one_line(str(error) if isinstance(error, sqlite3.Error) else repr(error), 100)
+        known = isinstance(error, sqlite3.Error | Crowded)
+        reason = one_line(str(error) if known else repr(error), 100)
         log.error("cannot be written; jobs are kept in memory only", extra=fields(reason=reason))
         self._mark(whole=False)
         for track in self._tracks.values():
@@ -190,13 +209,16 @@ class Keeper:
         assert self._writer is not None
         tracks = [(t, len(t.job.log.events), not t.job.live) for t in self._tracks.values()]
         gone = list(self._gone)
-        entries: list[Entry] = [entry for track, *_ in tracks for entry in _missing(track)]
-        if gone:
-            entries.append(Remove(gone))
+        # First what leaves: the journal may be full of it.
+        entries: list[Entry] = [Remove(gone), *self._notes] if gone else [*self._notes]
+        entries += [entry for track, *_ in tracks for entry in _missing(track)]
 
         def done(outcome: Outcome) -> None:
             if not self._noted(outcome):
                 self.failures += 1
+                if isinstance(outcome.error, Crowded) and self._left_out():
+                    self._catch_up(told)
+                    return
                 self._retry_later()
             else:
                 self._caught_up(tracks, gone)
@@ -204,6 +226,17 @@ class Keeper:
                 told()
 
         self._writer.put(entries, done, mends=True)
+
+    def _left_out(self) -> bool:
+        """There is no room for all that is missing: what has ended meanwhile leaves the journal, as
+        other jobs that have ended do. Returns whether there was such a job."""
+        ended = [track for track in self._tracks.values() if not track.job.live]
+        for track in ended:
+            del self._tracks[track.job.id]
+            if track.accepted:
+                self._gone.append(track.job.id)
+        self._crowded_out += len(ended)
+        return bool(ended)
 
     def _caught_up(self, tracks: list[tuple[_Track, int, bool]], gone: list[str]) -> None:
         """The journal has all that there was when it began to catch up."""
@@ -216,7 +249,8 @@ class Keeper:
             self._catch_up()
             return
         self.state = "working"
-        self._mark(whole=True)
+        if not self._lacks:
+            self._mark(whole=True)
         log.warning("is written again")
 
     def _mark(self, *, whole: bool) -> None:
@@ -226,7 +260,8 @@ class Keeper:
             log.error("cannot be marked", extra=fields(reason=error.strerror))
 
     async def close(self) -> None:
-        """Write what can be written, and let the directory go."""
+        """Write what can be written, and let the directory go, which no thread uses any more."""
+        self.closing = True
         if self._retry is not None:
             self._retry.cancel()
         if self._writer is not None:
@@ -238,6 +273,10 @@ class Keeper:
                     self._retry.cancel()
             await self._writer.close()
             self._writer = None
+        elif self._reading is not None:
+            with suppress(Exception):  # it was told to whoever waited for it, if anybody did
+                database, _ = await self._reading
+                database.close()
         self.directory.close()
 
 

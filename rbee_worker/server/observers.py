@@ -55,6 +55,11 @@ class Observers:
         if self._metrics is not None:
             self._metrics.token(job, event)
 
+    def spoke(self, frames: int) -> None:
+        """So many frames of speech were made."""
+        if self._metrics is not None:
+            self._metrics.spoke(frames)
+
     def sent(self, start_s: float, events: int) -> None:
         """A stream wrote `events` events; start_s: when that began (monotonic)."""
         if self._metrics is not None:

@@ -62,6 +62,7 @@ STREAMS = {
     "/v1/loading/progress": Progress,
     "/v1/completions": Completion,
     "/v1/chat/completions": ChatChunk,
+    "/v1/audio/speech": dict[str, Any],
     "/v1/messages": dict[str, Any],
     "/v1/responses": dict[str, Any],
     "/completion": dict[str, Any],
@@ -232,6 +233,8 @@ def _responses(op: Operation, schemas: dict[str, Any]) -> dict[str, Any]:
         content["application/json"] = {"schema": answer or {"type": "object"}}
     elif not op.events:
         content[op.media] = {"schema": {"type": "string"}}
+    for media in op.sounds:  # bytes: the media type says all
+        content[media] = {"schema": {}}
     if op.lines:  # each line is one
         content["application/x-ndjson"] = {"schema": answer}
     if op.events:

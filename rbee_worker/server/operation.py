@@ -20,9 +20,10 @@ class Operation:
 
     body: envelope of the request; params: the surface whose sampling parameters may be in the body
     too; answer: body of a success; events: whether the answer is (or can be) a stream of events,
-    lines: one of lines, of which each is an `answer`; errors:
-    statuses besides those of every route; headers: those that this route reads and others do not,
-    in lower case; same_as: the path of which this one is another name.
+    lines: one of lines, of which each is an `answer`; sounds: media types of sound, for an answer
+    that can be sound instead; errors: statuses besides those of every route; headers: those that
+    this route reads and others do not, in lower case; same_as: the path of which this one is
+    another name.
     """
 
     method: str
@@ -36,6 +37,7 @@ class Operation:
     media: str = "application/json"
     events: bool = False
     lines: bool = False
+    sounds: tuple[str, ...] = ()
     errors: tuple[int, ...] = ()
     deprecated: bool = False
     headers: tuple[str, ...] = ()

@@ -1,14 +1,15 @@
 """How well two texts go together, as a number.
 
 A classifier with one class reads both texts together (a cross-encoder), and the score is that
-class's. Any other model gives each text a vector, and the score is the cosine of the two.
+class's. Any other model gives each text a vector, and the score says how alike the two are: their
+cosine, unless the model's files say that its vectors are compared in another way.
 """
 
 from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import mul
 
@@ -16,14 +17,15 @@ from msgspec.structs import replace
 from starlette.requests import Request as HttpRequest
 
 from rbee_worker.errors import FieldError, WrongModel
+from rbee_worker.model_info import ModelInfo, ScoreActivation, Similarity
 from rbee_worker.params import prompt_faults
 from rbee_worker.server.body import refuse
 from rbee_worker.server.requests import time_limit
 from rbee_worker.server.vector_schemas import VectorEnvelope, VectorRbee, VectorUsage
 from rbee_worker.server.vectors import Name, usage, vectors, warnings
 from rbee_worker.server.worker import Worker
-from rbee_worker.session.vectors import prompted
-from rbee_worker.types import ModelInfo, Pool, Request, ScoreActivation
+from rbee_worker.session.vectors import pool_of, prompted, scored_prompt
+from rbee_worker.types import Pool, Request
 
 # Names under which checkpoints declare the prompt of a question, and of what answers it.
 _QUESTION, _ANSWER = ("query",), ("document", "passage", "corpus")
@@ -71,11 +73,14 @@ async def scored(
     rules = worker.serving().rules
     for place, texts in enumerate(pairs.texts):
         for text, name in zip(texts, (pairs.first, pairs.second), strict=True):
-            faults += prompt_faults(Request(id="", prompt=text), rules, name=name(place))
+            if text is None:  # told already
+                continue
+            request = Request(id="", prompt=text, truncate=given.truncate)
+            faults += prompt_faults(request, rules, name=name(place))
     refuse(faults)
     limit = time_limit(worker, given.timeout_s)
     one = Request(id=answer_id, truncate=given.truncate, timeout_s=limit)
-    how = _together if alone else _cosines
+    how = _together if alone else _apart
     return await how(http, worker, pairs, one, info)
 
 
@@ -85,50 +90,68 @@ async def _together(
     """The scores of a cross-encoder."""
     purpose = info.purpose
     pool = Pool(how=purpose.pooling.how, head=True)
+    before, prompt = scored_prompt(worker.serving().sentence)
     requests = [
-        replace(like, id=f"{like.id}-{place}", prompt=first, pair=second, pool=pool)
+        replace(like, id=f"{like.id}-{place}", prompt=before + first, pair=second, pool=pool)
         for place, (first, second) in enumerate(pairs.texts)
     ]
     found = await vectors(http, worker, requests, pairs.second)
     scores = [probabilities(one.values, purpose.activation)[0] for one in found]
     told = VectorRbee(
-        method=f"cross-encoder, {purpose.activation}", warnings=warnings(found, pairs.second)
+        prompt=prompt,
+        method=f"cross-encoder, {purpose.activation}",
+        warnings=warnings(found, pairs.second),
     )
     return Scored(scores, usage(found), told)
 
 
-async def _cosines(
+async def _apart(
     http: HttpRequest, worker: Worker, pairs: Pairs, like: Request, info: ModelInfo
 ) -> Scored:
-    """The cosines of vectors; a text that is in several pairs is computed once."""
+    """How alike vectors are; a text that is in several pairs is computed once."""
     pooling = info.purpose.pooling
-    pool = Pool(how=pooling.how, normalize=pooling.normalize)
-    prompts = worker.serving().sentence.prompts
-    before = [_named(prompts, names) if pairs.searching else None for names in (_QUESTION, _ANSWER)]
-    puts = [prompted(worker.serving().sentence, name, []) for name in before]
-    fields: dict[str, str] = {}  # text with what is put before it -> a field that has it
+    sentence = worker.serving().sentence
+    roles = (_QUESTION, _ANSWER)
+    before = [_named(sentence.prompts, names) if pairs.searching else None for names in roles]
+    puts = [prompted(sentence, name, []) for name in before]
+    fields: dict[tuple[str, str], str] = {}  # what is put before a text, the text -> a field
     for place, texts in enumerate(pairs.texts):
         for text, (put, _), name in zip(texts, puts, (pairs.first, pairs.second), strict=True):
-            fields.setdefault(put + text, name(place))
+            fields.setdefault((put, text), name(place))
     names = list(fields.values())
     requests = [
-        replace(like, id=f"{like.id}-{place}", prompt=text, pool=pool)
-        for place, text in enumerate(fields)
+        replace(
+            like,
+            id=f"{like.id}-{place}",
+            prompt=put + text,
+            pool=pool_of(pooling, sentence, put),
+        )
+        for place, (put, text) in enumerate(fields)
     ]
+    alike = _ALIKE[sentence.similarity]
     found = await vectors(http, worker, requests, names.__getitem__)
     by_text = dict(zip(fields, (one.values for one in found), strict=True))
     scores = [
-        cosine(by_text[puts[0][0] + first], by_text[puts[1][0] + second])
+        alike(by_text[puts[0][0], first], by_text[puts[1][0], second])
         for first, second in pairs.texts
     ]
     told = VectorRbee(
         pooling=pooling.how,
         origin=pooling.origin,
         prompt=" / ".join(dict.fromkeys(name for _, name in puts if name)),
-        method="cosine",
-        warnings=warnings(found, names.__getitem__),
+        method=sentence.similarity,
+        warnings=(*_unfounded(info), *warnings(found, names.__getitem__)),
     )
     return Scored(scores, usage(found), told)
+
+
+def _unfounded(info: ModelInfo) -> tuple[str, ...]:
+    """What to know of scores by a model that no file says makes vectors. Published rerankers are
+    such models too: they answer yes or no to a question, which their cosines say nothing of."""
+    purpose = info.purpose
+    if purpose.task != "generate" or purpose.pooling.origin != "default":
+        return ()
+    return ("no file of this model says that it makes vectors: their cosines may mean nothing",)
 
 
 def _named(prompts: Mapping[str, str], names: Sequence[str]) -> str | None:
@@ -140,6 +163,14 @@ def cosine(a: array[float], b: array[float]) -> float:
     """Of the angle between two vectors, in float64; 0 if one of them is zero."""
     lengths = math.sqrt(math.fsum(map(mul, a, a)) * math.fsum(map(mul, b, b)))
     return math.fsum(map(mul, a, b)) / lengths if lengths else 0.0
+
+
+_ALIKE: Mapping[Similarity, Callable[[array[float], array[float]], float]] = {
+    "cosine": cosine,
+    "dot": lambda a, b: math.fsum(map(mul, a, b)),
+    "euclidean": lambda a, b: -math.dist(a, b),
+    "manhattan": lambda a, b: -math.fsum(abs(x - y) for x, y in zip(a, b, strict=True)),
+}
 
 
 def probabilities(scores: array[float], activation: ScoreActivation) -> list[float]:

@@ -43,7 +43,7 @@ def prompt_tokens(engine: EngineClient, request: Request) -> int:
     assert chat is not None
     text = rendered(request, chat, rules)
     if engine.pictures is not None:
-        tiles = engine.pictures.reader.read(request.pictures)
+        tiles = engine.pictures.read(request.pictures)
         text = engine.pictures.written(text, tiles, "messages")
     return len(encoded(engine.tokenizer, text, False)[0])
 

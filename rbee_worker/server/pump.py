@@ -69,10 +69,10 @@ def _another_goes_on(worker: Worker, job: Job, event: Event) -> bool:
 
 
 def _ended(worker: Worker, job: Job) -> None:
+    if job.call is not None:
+        job.call.drew(len(job.end.ids) if job.end is not None else 0)
+        job.call.ended()
     if not job.log.left:
         job.log.close()
         worker.jobs.finish(job)
         worker.observers.finished(job)
-    if job.call is not None:
-        job.call.drew(len(job.end.ids) if job.end is not None else 0)
-        job.call.ended()

@@ -15,19 +15,10 @@ import msgspec
 
 from rbee_worker.journal.records import Kept
 from rbee_worker.observe.log import fields, logger
+from rbee_worker.sequence_end import Rule, StopRecord, Usage
 from rbee_worker.server.jobs import Asked, Job
 from rbee_worker.server.keeper import Keeper
-from rbee_worker.types import (
-    End,
-    Error,
-    Event,
-    Narration,
-    PromptLogprobs,
-    Rule,
-    StopRecord,
-    Token,
-    Usage,
-)
+from rbee_worker.types import End, Error, Event, Narration, PromptLogprobs, Token
 
 if TYPE_CHECKING:
     from rbee_worker.server.worker import Worker
@@ -37,15 +28,18 @@ if TYPE_CHECKING:
 # workers, which no job should ever end: somebody kills them.
 MOST_ENGINES, MOST_WORKERS = 9, 100
 _SHORTEST_S = 0.001  # of a time limit that is all but over
+FINGERPRINT = "fingerprint"  # the journal's note of what its jobs are computed with
 
 log = logger("recovery")
 
 
 class Recovery:
-    """known: set once the jobs of the earlier process can be found."""
+    """known: set once the jobs of the earlier process can be found; over: once the journal says
+    what this process computes with, so that it may keep jobs of its own."""
 
     def __init__(self, worker: Worker, keeper: Keeper) -> None:
         self.known = asyncio.Event()
+        self.over = asyncio.Event()
         self._worker = worker
         self._keeper = keeper
         self._waiting: list[Job] = []  # for the model
@@ -71,7 +65,13 @@ class Recovery:
 
     async def go_on(self) -> None:
         """The model is there: every job goes on, or fails where it cannot."""
-        why = await self._why_not()
+        try:
+            await self._go_on()
+        finally:
+            self.over.set()
+
+    async def _go_on(self) -> None:
+        mine, why = await self._why_not()
         for job in self._waiting:
             if not job.live or job.unwanted:
                 continue
@@ -83,11 +83,13 @@ class Recovery:
             else:
                 await self._resume(job, left)
         self._waiting.clear()
+        # Not before: a worker that is killed meanwhile leaves jobs that may not go on.
+        if mine:
+            self._keeper.note(FINGERPRINT, mine)
         self._keeper.whole()
 
     async def end(self, job: Job, rule: Rule) -> None:
         """End a job that no engine has, once."""
-        job.unwanted = True
         started = job.started
         assert started is not None
         usage = Usage(prompt_tokens=started.prompt_tokens, cached_tokens=0, output_tokens=job.drawn)
@@ -98,6 +100,7 @@ class Recovery:
         await self._close(job, Error(code="ENGINE_LOST", message=message))
 
     async def _close(self, job: Job, event: End | Error) -> None:
+        job.unwanted = True  # whoever cancels it while this is written finds it ended
         await self._keeper.keep(job, event, last=True)
         job.log.close()
         self._worker.jobs.finish(job)
@@ -111,6 +114,8 @@ class Recovery:
         )
         assert self._worker.engine is not None
         self._keeper.resumed += 1
+        if job.drawn:  # its next token is not its first one
+            job.last_token = time.monotonic()
         job.call = self._worker.tokens.accepted(job.owner)
         if job.call is not None:
             job.call.begun(0)
@@ -119,18 +124,19 @@ class Recovery:
         if job.unwanted:
             await self._worker.engine.cancel(job.id)
 
-    async def _why_not(self) -> str:
-        """Why no job can go on; "" if they can."""
+    async def _why_not(self) -> tuple[str, str]:
+        """The model's fingerprint, "" if it cannot be had; and why no job can go on, "" if they
+        can."""
         assert self._worker.engine is not None
         try:
             mine = await self._worker.engine.fingerprint()
         except OSError as error:
-            return f"the model's files cannot be read ({error.strerror})"
-        if not self._keeper.same("fingerprint", mine):
-            return "the model's files, or how they are computed, have changed"
+            return "", f"the model's files cannot be read ({error.strerror})"
+        if not self._keeper.same(FINGERPRINT, mine):
+            return mine, "the model's files, or how they are computed, have changed"
         if not self._keeper.directory.was_whole:
-            return "the journal could not be written when the worker ended"
-        return ""
+            return mine, "the journal could not be written when the worker ended"
+        return mine, ""
 
 
 def job_of(kept: Kept) -> Job:

@@ -15,7 +15,7 @@ EVERY_S = 2.0
 
 log = logger("reload")
 
-Stamp = tuple[tuple[int, int, int], ...]
+Stamp = tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,13 @@ class Reloading:
 
 
 def _stamp(files: Sequence[str]) -> Stamp:
-    """Changes when a file is written or replaced; also the target of a link."""
-    found = []
+    """Changes when a file is written or replaced, or gets other rights (which its time of change
+    alone tells); also the target of a link."""
+    found: list[tuple[int, ...]] = []
     for file in files:
         try:
             stat = os.stat(file)
-            found.append((stat.st_mtime_ns, stat.st_size, stat.st_ino))
+            found.append((stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino))
         except OSError:
-            found.append((0, 0, 0))
+            found.append(())
     return tuple(found)

@@ -16,19 +16,15 @@ from rbee_worker.server import (
     text_routes,
     vector_schemas,
 )
-from rbee_worker.server.anthropic import messages as anthropic
-from rbee_worker.server.anthropic import schemas as anthropic_schemas
+from rbee_worker.server.anthropic import routes as anthropic
 from rbee_worker.server.headers import IDEMPOTENCY, RESUME
 from rbee_worker.server.llamacpp import routes as llamacpp
 from rbee_worker.server.ollama import routes as ollama
-from rbee_worker.server.openai import chat, completions, embeddings, models
-from rbee_worker.server.openai import schemas as openai_schemas
+from rbee_worker.server.openai import routes as openai
 from rbee_worker.server.operation import (
     ADAPTERS,
-    ANTHROPIC,
     JOB,
     LANGUAGE,
-    OPENAI,
     SCORES,
     STATE,
     TEXT,
@@ -158,68 +154,8 @@ _OPERATIONS: tuple[Operation, ...] = (
         deprecated=True,
         headers=(RESUME,),
     ),
-    Operation(
-        "POST",
-        "/v1/completions",
-        completions.completions,
-        OPENAI,
-        "Continue a prompt",
-        body=openai_schemas.CompletionEnvelope,
-        params="completions",
-        answer=openai_schemas.Completion,
-        events=True,
-        errors=WORK,
-    ),
-    Operation(
-        "POST",
-        "/v1/chat/completions",
-        chat.chat_completions,
-        OPENAI,
-        "Answer a conversation",
-        body=openai_schemas.ChatEnvelope,
-        params="chat",
-        answer=openai_schemas.ChatCompletion,
-        events=True,
-        errors=WORK,
-    ),
-    Operation(
-        "POST",
-        "/v1/messages",
-        anthropic.create_message,
-        ANTHROPIC,
-        "Answer a conversation, in Anthropic's form",
-        body=anthropic_schemas.MessagesEnvelope,
-        answer=anthropic_schemas.MessageAnswer,
-        events=True,
-        errors=WORK,
-    ),
-    Operation(
-        "POST",
-        "/v1/messages/count_tokens",
-        anthropic.count_tokens,
-        ANTHROPIC,
-        "The tokens of a conversation, in Anthropic's form",
-        body=anthropic_schemas.PromptEnvelope,
-        answer=schemas.TokenCount,
-        errors=(404, *TEXT),
-    ),
-    Operation(
-        "GET",
-        "/v1/models",
-        models.models,
-        OPENAI,
-        "The served model",
-        answer=openai_schemas.ModelList,
-    ),
-    Operation(
-        "GET",
-        "/v1/models/{model:path}",
-        models.model,
-        OPENAI,
-        "The served model, by its name",
-        answer=openai_schemas.ModelCard,
-        errors=(404,),
-    ),
+    *openai.OPERATIONS,
+    *anthropic.OPERATIONS,
     Operation(
         "GET",
         "/v1/adapters",
@@ -246,16 +182,6 @@ _OPERATIONS: tuple[Operation, ...] = (
         "Unload an adapter that no request uses",
         answer=adapters.AdapterCard,
         errors=(400, 403, 404, 503),
-    ),
-    Operation(
-        "POST",
-        "/v1/embeddings",
-        embeddings.embeddings,
-        OPENAI,
-        "Vectors of texts",
-        body=vector_schemas.EmbeddingEnvelope,
-        answer=vector_schemas.EmbeddingList,
-        errors=WORK,
     ),
     Operation(
         "POST",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
 import sys
@@ -23,11 +24,12 @@ import uvloop
 
 import rbee_worker
 from rbee_worker.config import Settings
-from rbee_worker.errors import UsageError, WorkerError
+from rbee_worker.errors import WorkerError
 from rbee_worker.extras import need
 from rbee_worker.journal.directory import Directory
 from rbee_worker.observe.log import fields, logger
 from rbee_worker.observe.trace import Tracer
+from rbee_worker.server.address import announce, bind
 from rbee_worker.server.app import build_app
 from rbee_worker.server.audit import Audit
 from rbee_worker.server.connection import connection_class
@@ -41,7 +43,9 @@ if TYPE_CHECKING:
     from rbee_worker.observe.telemetry import Telemetry
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+HANDLED = (*SIGNALS, signal.SIGHUP)
 LAST_STREAMS_S = 5  # seconds that finished answers get to reach their readers
+FORGET_S = 2.0  # between two looks at what is kept no longer
 FAILURE_SHOWN_S = 1.0  # seconds in which clients can still see `failed`, before the exit
 
 log = logger("server")
@@ -103,17 +107,22 @@ def serve(
     port = listener.getsockname()[1]
     worker_id = settings.worker_id or f"worker-{uuid.uuid4().hex[:8]}"
     settings = msgspec.structs.replace(settings, worker_id=worker_id, port=port)
-    listening(announce(settings, out or sys.stdout))
-    _adopt_uvicorn_log()
+    # Whoever reads the address may send a signal at once, before the loop hears any.
+    early: list[int] = []
+    before = {n: signal.signal(n, lambda number, _: early.append(number)) for n in HANDLED}
     runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
     try:
+        listening(announce(settings, out or sys.stdout))
+        _adopt_uvicorn_log()
         service = Service(settings, tokens, start, journal=journal, tls=tls, audit=audit)
-        return runner.run(service.run(listener))
+        return runner.run(service.run(listener, early))
     finally:
         # It wants a thread to wait for others. Where there is none to have, that is no other fault
         # than the one that was told, and no reason not to leave.
         with contextlib.suppress(RuntimeError):
             runner.close()
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
 
 
 def _adopt_uvicorn_log() -> None:
@@ -122,44 +131,6 @@ def _adopt_uvicorn_log() -> None:
     theirs.handlers = log.parent.handlers if log.parent is not None else []
     theirs.setLevel(log.getEffectiveLevel())
     theirs.propagate = False
-
-
-def bind(settings: Settings) -> socket.socket:
-    """A listening socket on the address of `settings`. Raises UsageError."""
-    host = host_of(settings)
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # TCP by name: asyncio sends small pieces at once (TCP_NODELAY) only where it finds that.
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, settings.port))
-        listener.listen(min(settings.max_connections, socket.SOMAXCONN))
-    except OSError as error:
-        listener.close()
-        reason = error.strerror or str(error)
-        raise UsageError(
-            f"Cannot listen on {host}:{settings.port}: {reason}.",
-            fix="use another --port (0 = any free one) or --host.",
-        ) from None
-    listener.setblocking(False)
-    return listener
-
-
-def host_of(settings: Settings) -> str:
-    """The address to bind. Local mode is this machine only, whatever --host says."""
-    return "127.0.0.1" if settings.local_mode else settings.host
-
-
-def announce(settings: Settings, out: TextIO) -> str:
-    """Print the address as one line of JSON, which orchestrators wait for; returns the URL."""
-    host = host_of(settings)
-    shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
-    scheme = "https" if settings.tls_cert else "http"
-    url = f"{scheme}://{f'[{shown}]' if ':' in shown else shown}:{settings.port}"
-    line = {"url": url, "host": host, "port": settings.port, "worker_id": settings.worker_id}
-    out.write(msgspec.json.encode(line).decode() + "\n")
-    out.flush()
-    return url
 
 
 class Service:
@@ -209,13 +180,15 @@ class Service:
         self._told_to_stop = asyncio.Event()
         self._signals = 0
 
-    async def run(self, listener: socket.socket) -> int:
-        """Serve on `listener`; returns the exit code."""
+    async def run(self, listener: socket.socket, early: Sequence[int] = ()) -> int:
+        """Serve on `listener`; returns the exit code. early: signals that have come already."""
         loop = asyncio.get_running_loop()
         for number in self._signals_heard:
             loop.add_signal_handler(number, self.stop)
-        if self._signals_heard and self.reloading.watched:
-            loop.add_signal_handler(signal.SIGHUP, self.reloading.all)
+        if self._signals_heard:
+            loop.add_signal_handler(signal.SIGHUP, self.hang_up)
+        for heard in early:
+            loop.call_soon(self.hang_up if heard == signal.SIGHUP else self.stop)
         http = asyncio.create_task(self.server.serve(sockets=[listener]))
         background: list[asyncio.Task[None]] = []
         try:
@@ -242,8 +215,9 @@ class Service:
         return code
 
     def _companions(self) -> list[asyncio.Task[None]]:
-        """Tasks beside serving: heartbeats, flushing the trace file, files that may change."""
-        tasks = []
+        """Tasks beside serving: heartbeats, flushing the trace file, files that may change, what is
+        kept no longer."""
+        tasks = [asyncio.create_task(self._forget())]
         if self.reloading.watched:
             tasks.append(asyncio.create_task(self.reloading.run()))
         if self.settings.hive_url:
@@ -251,6 +225,13 @@ class Service:
         if self.tracer is not None:
             tasks.append(asyncio.create_task(self._flush(self.tracer)))
         return tasks
+
+    async def _forget(self) -> None:
+        """A worker that nobody asks anything keeps no prompt longer than one that is asked."""
+        while True:
+            await asyncio.sleep(FORGET_S)
+            self.worker.jobs.tidy()
+            self.worker.responses.tidy()
 
     async def _flush(self, tracer: Tracer) -> None:
         while True:
@@ -272,7 +253,7 @@ class Service:
         if engine.done() and (error := engine.exception()) is not None:
             if not isinstance(error, WorkerError):
                 raise error
-            print(f"error: {error}", file=sys.stderr, flush=True)  # noqa: T201
+            print(f"error: {error.line}", file=sys.stderr, flush=True)  # noqa: T201
             log.error("leaving", extra=fields(code=error.code, exit_code=error.exit_code))
             await asyncio.sleep(FAILURE_SHOWN_S)
             return error.exit_code
@@ -282,6 +263,16 @@ class Service:
             await asyncio.wait({drained}, timeout=0.05)
         drained.cancel()
         return 0
+
+    def hang_up(self) -> None:
+        """Handle SIGHUP: read again what may change. Where nothing does, a service is told to for
+        nothing, and goes on; a worker whose terminal was closed ends as it does by SIGTERM."""
+        if self.reloading.watched:
+            self.reloading.all()
+        elif os.isatty(0):
+            self.stop()
+        else:
+            log.warning("nothing to read again")
 
     def stop(self) -> None:
         """Handle a signal: drain and exit; the second time, exit at once."""

@@ -10,8 +10,10 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
+from rbee_worker.answer_parts import CallPiece
 from rbee_worker.params import ChatFields, PromptFields
-from rbee_worker.types import CallPiece, Detail, StopRecord
+from rbee_worker.sequence_end import StopRecord
+from rbee_worker.types import Detail
 from rbee_worker.wire import ScoredToken
 
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]

@@ -32,7 +32,7 @@ from rbee_worker.server.vector_schemas import (
     VectorRbee,
 )
 from rbee_worker.server.vectors import size, usage, vectors, warnings
-from rbee_worker.session.vectors import check_purpose
+from rbee_worker.session.vectors import check_purpose, put_before, scored_prompt
 from rbee_worker.types import Pool, Request
 
 
@@ -51,10 +51,11 @@ async def classify(http: HttpRequest) -> Response:
     check_purpose(Request(id="", pool=pool), info)
     texts = prompts_of("input", given.input, MOST_TEXTS, faults)
     answer_id, name = new_id("classify"), place_of("input", given.input)
+    before, prompt = scored_prompt(engine.sentence)
     requests = [
         Request(
             id=f"{answer_id}-{place}",
-            prompt=text if isinstance(text, str) else None,
+            prompt=put_before(before, text) if isinstance(text, str) else None,
             token_ids=None if isinstance(text, str) else text,
             pool=pool,
             truncate=given.truncate,
@@ -81,7 +82,11 @@ async def classify(http: HttpRequest) -> Response:
             data=rows,
             labels=purpose.labels,
             usage=usage(found),
-            rbee=VectorRbee(method=purpose.activation, warnings=warnings(found, name)),
+            rbee=VectorRbee(
+                prompt=prompt if isinstance(texts[0], str) else "",
+                method=purpose.activation,
+                warnings=warnings(found, name),
+            ),
         )
 
     return await answered(make, size(found))

@@ -32,7 +32,7 @@ class ServedModel(NamedTuple):
 
 def served_models(worker: Worker) -> tuple[ServedModel, ...]:
     """Every served model, the base model first."""
-    adapters = () if worker.engine is None else worker.engine.adapters
+    adapters = () if worker.engine is None else worker.engine.adapters.infos
     others = (ServedModel((info.name,), info.name) for info in adapters)
     return (ServedModel(listed_names(worker)), *others)
 

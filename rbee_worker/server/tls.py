@@ -7,20 +7,32 @@ import ssl
 from rbee_worker.config import Settings
 from rbee_worker.errors import UsageError
 
+# OpenSSL's words for another key than the certificate's; the last two of one of another kind.
+_ANOTHER_KEY = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED")
+
 
 class Certificate:
-    """context: what connections are made with. TLS 1.2 or newer."""
+    """context: what connections are made with. TLS 1.2 or newer.
+
+    A context that is given a second certificate keeps the first one as well if their keys are of
+    different kinds, and chooses between them for each client. So each pair has a context of its
+    own, and a new connection moves to the latest one before its certificate is chosen.
+    """
 
     def __init__(self, settings: Settings) -> None:
         """Raises UsageError if certificate or key cannot be used."""
         self._cert, self._key = settings.tls_cert, settings.tls_key
-        self.context = self._loaded()
+        self.context = self._latest = self._loaded()
+        self.context.sni_callback = self._move
 
     def reload(self) -> None:
         """Read both files again; connections that are made from now on use them. Raises UsageError,
         and nothing has changed."""
-        self._loaded()  # elsewhere first: half of a pair must not be used
-        self.context.load_cert_chain(self._cert, self._key)
+        self._latest = self._loaded()
+
+    def _move(self, tls: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
+        """Called for each new connection, whether or not its client names a server."""
+        tls.context = self._latest
 
     def _loaded(self) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -38,7 +50,7 @@ class Certificate:
 def _reason(error: OSError | ValueError) -> str:
     """In a few words."""
     if isinstance(error, ssl.SSLError):
-        if error.reason == "KEY_VALUES_MISMATCH":
+        if error.reason in _ANOTHER_KEY:
             return "the key is not that of the certificate"
         return f"they cannot be read ({error.reason or 'no PEM'})"
     if isinstance(error, OSError) and error.strerror:

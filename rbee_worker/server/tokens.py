@@ -53,6 +53,7 @@ class Tokens:
         self.unauthorized = 0
         self._token = token
         self._holders: dict[str, Holder] = {}
+        self._leaving: dict[str, Holder] = {}  # who is gone, while something still runs for him
         self._digests: list[tuple[bytes, Holder]] = []
         self.reload()
 
@@ -80,7 +81,9 @@ class Tokens:
             rows[LOCAL] = (b"", Limits())
         if len({secret for secret, _ in rows.values()}) < len(rows):
             raise self._bad("two names have the same token")
-        holders = {name: self._holders.get(name) or Holder(name) for name in rows}
+        known = {**self._leaving, **self._holders}
+        holders = {name: known.get(name) or Holder(name) for name in rows}
+        self._leaving = {n: h for n, h in known.items() if n not in rows and h.live}
         for name, holder in holders.items():
             holder.limits = rows[name][1]
         self._holders = holders
@@ -140,9 +143,10 @@ def check_secret(token: str, name: str) -> None:
     """Raises UsageError for a token that is too short, or that no header can carry."""
     if len(token) < MIN_TOKEN:
         raise UsageError(f"{name} has {len(token)} characters.", fix=f"use at least {MIN_TOKEN}.")
-    if not token.isascii() or not token.isprintable():
+    if not token.isascii() or not token.isprintable() or token != token.strip():
         raise UsageError(
-            f"{name} has characters that no header can carry.", fix="use printable ASCII."
+            f"{name} has characters that no header can carry.",
+            fix="use printable ASCII, without spaces around it.",
         )
 
 

@@ -66,12 +66,13 @@ class VectorUsage(Struct, frozen=True, kw_only=True):
 
 
 class VectorRbee(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How the vectors were made. origin: what says so; prompt: the name of what was put before each
-    text; method: how a score came about."""
+    """How the vectors were made. origin: what says so; dense: their sizes after each dense map;
+    prompt: the name of what was put before each text; method: how a score came about."""
 
     pooling: str = ""
     normalized: bool | None = None
     origin: str = ""
+    dense: tuple[int, ...] = ()
     prompt: str = ""
     method: str = ""
     warnings: tuple[str, ...] = ()

@@ -9,28 +9,25 @@ from __future__ import annotations
 import asyncio
 import importlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
-
-from msgspec.structs import replace
 
 import rbee_worker
 from rbee_worker.config import Settings
 from rbee_worker.engine.messages import Loading, Stats
 from rbee_worker.errors import NotReady, WorkerError
-from rbee_worker.observe.context import correlation_id
+from rbee_worker.model_info import Loss, ModelInfo, WorkerState
 from rbee_worker.observe.log import fields, logger
-from rbee_worker.server.jobs import Asked, Job, Jobs
+from rbee_worker.server.admission import admitted
+from rbee_worker.server.job_store import Jobs
+from rbee_worker.server.jobs import Asked, Job
 from rbee_worker.server.keeper import Keeper
-from rbee_worker.server.limits import caller, current_call
 from rbee_worker.server.observers import Observers
-from rbee_worker.server.prompts import echo, of_ids
 from rbee_worker.server.pump import pump
 from rbee_worker.server.recovery import Recovery
 from rbee_worker.server.responses.store import Responses
-from rbee_worker.server.served_models import chosen_adapter
 from rbee_worker.session.vectors import not_generating
-from rbee_worker.types import Event, ModelInfo, Request, Started, WorkerState
+from rbee_worker.types import Event, Request
 
 if TYPE_CHECKING:
     from rbee_worker.journal.directory import Directory
@@ -128,6 +125,11 @@ class Worker:
         return self.engine.restarts if self.engine is not None else 0
 
     @property
+    def losses(self) -> Mapping[Loss, int]:
+        """Engine processes that were lost, by what ended them."""
+        return self.engine.losses if self.engine is not None else {}
+
+    @property
     def model(self) -> ModelInfo | None:
         """The model, once it is loaded."""
         return self.engine.info if self.engine is not None else None
@@ -215,9 +217,13 @@ class Worker:
     # ---- work
 
     async def known(self) -> None:
-        """Wait until the jobs of an earlier process can be found."""
-        if self.recovery is not None:
+        """Wait until the jobs of an earlier process can be found. Raises NotReady if this worker
+        leaves before it has read them: they are there, for the next one."""
+        if self.recovery is not None and self.journal is not None:
             await self.recovery.known.wait()
+            if self.journal.state == "loading":
+                why = self.reason or "the journal has not been read"
+                raise NotReady(self.state, f"Not ready: {why}.", retry_after_s=RETRY_AFTER_S)
 
     async def submit(
         self,
@@ -233,52 +239,7 @@ class Worker:
         phases of each. asked: the key of the one job that is kept. Raises NotReady, QueueFull,
         InvalidRequest, and Refusal where the caller's token is at its limits.
         """
-        jobs: list[Job] = []
-        call = current_call()
-        if call is not None:
-            call.enter()
-        if keep:
-            await self.known()
-        try:
-            for request in requests:
-                like = jobs[len(jobs) - request.choice] if request.choice else None
-                jobs.append(await self._begin(request, keep, trace, like, asked))
-                await asyncio.sleep(0)  # preparing many must not delay the streams of others
-        except BaseException as error:
-            for job in jobs:
-                await self.cancel(job)
-            if isinstance(error, WorkerError):
-                self.observers.refused(error.code)
-            raise
-        return jobs
-
-    async def _begin(
-        self, request: Request, keep: bool, trace: bool, like: Job | None, asked: Asked | None
-    ) -> Job:
-        """like: a started job with the same prompt, which is then not tokenized again."""
-        name = chosen_adapter()
-        keys = {info.name: info.key for info in self.serving().adapters} if name else {}
-        request = replace(request, adapter=name, adapter_key=keys.get(name, ""))
-        job = Job(
-            request, correlation_id=correlation_id(), owner=caller(), trace=trace, asked=asked
-        )
-        if like is not None and like.started is not None:
-            request = of_ids(request, like.started)
-        events = self.serving().generate(request)
-        first = await anext(events)
-        job.prepared_ms = (time.monotonic() - job.born) * 1e3
-        job.log.append(first)
-        if isinstance(first, Started) and first.sampling.params.echo:
-            job.log.append(await echo(self.serving().tokenizer, job.request, first))
-        if keep and self.journal is not None:
-            await self.journal.accept(job)
-        self.jobs.add(job, keep=keep)
-        self.observers.admitted(job)
-        if (call := current_call()) is not None and isinstance(first, Started):
-            job.call = call
-            call.begun(first.prompt_tokens)
-        self.follow(job, events)
-        return job
+        return await admitted(self, requests, keep=keep, trace=trace, asked=asked)
 
     def follow(self, job: Job, events: AsyncIterator[Event]) -> None:
         """Move `events` into the job's log until the last one."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -14,9 +14,10 @@ from rbee_worker.adapter_spec import AdapterSpec, parse_specs, written
 from rbee_worker.config import Settings
 from rbee_worker.engine.messages import AdapterLoaded, AdapterRefused, LoadAdapter, UnloadAdapter
 from rbee_worker.errors import AdapterError, EngineLost, FieldError, InvalidRequest, NotReady
+from rbee_worker.model_info import AdapterInfo
 from rbee_worker.observe import log
 from rbee_worker.process.link import Link
-from rbee_worker.types import AdapterInfo, Request
+from rbee_worker.types import Request
 
 _log = log.logger("adapters")
 
@@ -41,8 +42,10 @@ class LoadedAdapters:
     most: how many can be loaded together.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, check_ready: Callable[[], None]) -> None:
+        """check_ready: raises NotReady unless there is an engine that serves."""
         self._settings = settings
+        self._check_ready = check_ready
         self.most = len(parse_specs(settings.lora)) + settings.lora_slots
         self._infos: dict[str, AdapterInfo] = {}
         self._stamps: dict[str, Stamp] = {}  # of the files that each was loaded from
@@ -84,7 +87,12 @@ class LoadedAdapters:
     # ---- loading and unloading
 
     async def load(self, spec: AdapterSpec) -> AdapterInfo:
-        """Load an adapter from a local path. Raises AdapterError, EngineLost, NotReady."""
+        """Load an adapter, fetched first if it is remote. Raises AdapterError, BadReference,
+        CheckpointError, NotReady, EngineLost."""
+        self._check_ready()
+        from rbee_worker.adapters import local_spec  # late: few workers load any
+
+        spec = await asyncio.to_thread(local_spec, spec, self._settings.cache_dir)
         if spec.name in self._infos or spec.name in self._loading:
             raise AdapterError(
                 f"an adapter named {spec.name!r} is loaded already.", fix="unload it first."
@@ -106,7 +114,8 @@ class LoadedAdapters:
         return info
 
     def unload(self, name: str) -> AdapterInfo:
-        """Unload an adapter that nothing uses. Raises AdapterError, NotReady."""
+        """Unload an adapter that no request uses. Raises AdapterError, NotReady."""
+        self._check_ready()
         info = self._infos.get(name)
         if info is None:
             raise AdapterError(f"no adapter named {name[:64]!r} is loaded.", fix="list them.")

@@ -8,20 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from rbee_worker.answer_parts import CallPiece, joined_calls
 from rbee_worker.errors import InferenceFailed, OutOfMemory
-from rbee_worker.types import (
-    CallPiece,
-    End,
-    Error,
-    Event,
-    Started,
-    StopRecord,
-    Token,
-    TokenLogprob,
-    Usage,
-    Vector,
-    joined_calls,
-)
+from rbee_worker.sequence_end import StopRecord, Usage
+from rbee_worker.types import End, Error, Event, Started, Token, TokenLogprob, Vector
 
 
 @dataclass(frozen=True)

@@ -6,18 +6,12 @@ from collections.abc import Sequence
 
 import msgspec
 
+from rbee_worker.answer_parts import CallPiece, Part, merged_calls
+from rbee_worker.sequence_end import StopRecord, Usage
 from rbee_worker.session.prepared import Prepared
 from rbee_worker.session.sieve import Sieve
 from rbee_worker.session.text import TextSide
-from rbee_worker.types import (
-    CallPiece,
-    End,
-    Part,
-    StopRecord,
-    TokenLogprob,
-    Usage,
-    merged_calls,
-)
+from rbee_worker.types import End, TokenLogprob
 
 
 def end_event(

@@ -10,8 +10,9 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 
+from rbee_worker.answer_parts import CallPiece, Part, merged_calls
 from rbee_worker.session.given import Given
-from rbee_worker.types import CallPiece, Event, Part, Token, TokenLogprob, merged_calls
+from rbee_worker.types import Event, Token, TokenLogprob
 
 MOST_EVENTS = 64  # a reader that is further behind gets no more narrations and metrics
 

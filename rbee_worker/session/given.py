@@ -11,15 +11,8 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from rbee_worker.types import (
-    CallPiece,
-    Event,
-    Part,
-    PromptLogprobs,
-    Started,
-    Token,
-    TokenLogprob,
-)
+from rbee_worker.answer_parts import CallPiece, Part
+from rbee_worker.types import Event, PromptLogprobs, Started, Token, TokenLogprob
 
 Pieces = tuple[Sequence[Part], Sequence[int], Sequence[TokenLogprob]]
 

@@ -1,13 +1,10 @@
-"""`LiveRequest`: one request on the text side. Ids become characters, characters become events.
+"""`LiveRequest`: one request on the text side: what the engine says of it becomes events.
 
-Ids wait until a character is complete; characters wait while they could become a stop string. The
-output is append-only. What is kept here is all that is needed to go on after an engine is lost.
+What is kept here is all that is needed to go on after an engine is lost.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -23,28 +20,23 @@ from rbee_worker.engine.messages import (
     Submit,
     Tokens,
 )
+from rbee_worker.model_info import ModelInfo
 from rbee_worker.observe import narration
-from rbee_worker.session.ending import completed_record, end_event, matched_record
+from rbee_worker.sequence_end import Rule, StopRecord, Usage
+from rbee_worker.session.answer_text import AnswerText
+from rbee_worker.session.ending import completed_record, end_event
 from rbee_worker.session.event_queue import EventQueue
 from rbee_worker.session.given import Given
 from rbee_worker.session.prepared import Prepared
 from rbee_worker.session.request_clock import RequestClock
-from rbee_worker.session.sieve import Sieve
-from rbee_worker.session.stop_strings import StopMatcher
 from rbee_worker.session.text import TextSide
 from rbee_worker.types import (
     Error,
     Metrics,
-    ModelInfo,
     Narration,
-    Part,
     PromptLogprobs,
     Request,
-    Rule,
     Started,
-    StopRecord,
-    TokenLogprob,
-    Usage,
     Vector,
 )
 
@@ -60,7 +52,7 @@ After = Literal["go on", "stop", "start over"]
 
 
 class LiveRequest:
-    """seq: the request's name in the engine. output_ids: all ids drawn and kept so far."""
+    """seq: the request's name in the engine. events: what becomes of it, in order."""
 
     def __init__(
         self,
@@ -71,36 +63,16 @@ class LiveRequest:
         given: Given | None = None,
     ) -> None:
         """given: what an earlier process gave out of this answer, which goes on after it."""
-        params = prepared.resolved.params
         self.request = request
         self.seq = seq
         self.prepared = prepared
-        self.output_ids: list[int] = []
         self.scheduled = False
+        self.counted = False  # figures that an engine has told have its prompt
         self.ended = False  # the engine will send nothing more about it
         self._text = text
-        self._stream = text.stream(params.skip_special_tokens)
-        reading = prepared.reading
-        reader = None if reading is None else reading.reader(request.id)
-        matcher = StopMatcher(params.stop, armed=False) if params.stop else None
-        self._sieve = Sieve(matcher, reader) if matcher or reader else None
-        self._mute = set(params.stop_token_ids)  # ids that end the answer and are not in its text
-        if params.skip_special_tokens and not params.ignore_eos:
-            self._mute.update(e.id for e in text.eos)
-        self._ends = {*params.stop_token_ids}  # ids that end the answer
-        if not params.ignore_eos:
-            self._ends.update(e.id for e in text.eos)
-        # special tokens without visible text, which a stop string may still contain
-        self._hidden = text.tokenizer.special_ids if params.skip_special_tokens else frozenset()
-        self._matched_at: int | None = None
-        self._wants_logprobs = params.logprobs is not None
-        # ids whose text has not come out yet
-        self._ids: list[int] = []
-        self._logprobs: list[TokenLogprob] = []
-        self._starts: list[int] = []  # for each waiting id: the characters before its first one
-        self._pushed = 0  # characters; counted only if there is a sieve
-        self._reasoned = 0  # tokens of reasoning
+        self._wants_logprobs = prepared.resolved.params.logprobs is not None
         self.events = EventQueue(logprobs=self._wants_logprobs, given=given)
+        self._answer = AnswerText(request.id, prepared, text, self.events)
         self._scored = 0 if given is None else given.scored  # prompt tokens whose scores were sent
         self._drafted = self._accepted = 0  # tokens of `output_ids`: see `Usage`
         self.metrics_due = 0.0
@@ -114,10 +86,15 @@ class LiveRequest:
         self._lost = "Engine"  # what its last interruption took
         self._replaying = given is not None
         self._clock = RequestClock()
-        if self._budget_is_spent():
+        if self._answer.budget_is_spent():
             self._end_reasoning()
         if given is not None:
             self._replay(given)
+
+    @property
+    def output_ids(self) -> list[int]:
+        """All ids drawn and kept so far."""
+        return self._answer.output_ids
 
     def submit(self) -> Submit:
         """The message that starts it, or goes on with it in another engine."""
@@ -126,6 +103,13 @@ class LiveRequest:
         if self._resumed:
             self._narrate(narration.resumed(self.request.id, len(self.output_ids), self._lost))
         self._lost = "Engine"
+        return self._message()
+
+    def renamed(self, seq: str) -> Submit:
+        """Start over in the same engine, under another name: see `After`."""
+        self.seq = seq
+        self._resumed = True
+        self._from_this_engine = 0
         return self._message()
 
     def _message(self) -> Submit:
@@ -141,13 +125,16 @@ class LiveRequest:
             eos=self._text.eos,
             exempt_ids=resolved.exempt_ids,
             prompt_logprobs=scores and self._scored < len(self.prepared.prompt_ids),
-            pool=self.request.pool,
+            pool=self.prepared.pool or self.request.pool,
             second=self.prepared.second,
             adapter=self.prepared.adapter,
             drafted=self._drafted,
             accepted=self._accepted,
+            counted=self.counted,
             grammar=self.prepared.grammar,
             pictures=self.prepared.pictures,
+            voice=self.prepared.voice,
+            guidance=self.prepared.guidance,
         )
 
     def started(self, model: ModelInfo) -> Started:
@@ -170,10 +157,8 @@ class LiveRequest:
         and knows whether it ends the answer."""
         scores = iter(given.logprobs)
         while (n := len(self.output_ids)) < len(given.ids) - 1:
-            self.output_ids.append(given.ids[n])
-            self._logprobs += [score] if (score := next(scores, None)) is not None else []
-            self._push(given.ids[n])
-            if self._budget_is_spent():
+            self._answer.push(given.ids[n], next(scores, None))
+            if self._answer.budget_is_spent():
                 self._end_reasoning()
         self._resumed, self._lost, self._replaying = True, "Worker", False
 
@@ -181,7 +166,7 @@ class LiveRequest:
 
     def tokens(self, m: Tokens) -> After:
         """Take new ids."""
-        if self._matched_at is not None:
+        if self.stopped_early:
             return "go on"  # drawn before the engine learned that the answer is complete
         # The first token may come of computing prompt and earlier tokens once more; only the second
         # shows that the engine survives a step of this request's own.
@@ -190,13 +175,10 @@ class LiveRequest:
             self.lost_engines = self.blame = 0
         self._drafted, self._accepted = m.drafted, m.accepted
         for i, token_id in enumerate(m.ids):
-            self.output_ids.append(token_id)
-            if m.logprobs is not None:
-                self._logprobs.append(m.logprobs[i])
-            self._push(token_id)
-            if self._matched_at is not None:
+            self._answer.push(token_id, None if m.logprobs is None else m.logprobs[i])
+            if self.stopped_early:
                 return "stop"
-            if self._budget_is_spent():
+            if self._answer.budget_is_spent():
                 self._end_reasoning()
                 return "start over"
         return "go on"
@@ -228,28 +210,25 @@ class LiveRequest:
     def finished(self, m: Finished) -> None:
         """The engine ended the request: flush the held text and close with `End` or `Error`."""
         self.ended = True
-        if m.stop.rule == "ERROR" and self._matched_at is None:
+        if m.stop.rule == "ERROR" and not self.stopped_early:
             message = m.error or "the engine failed on this request."
             oom = m.code == "VRAM_OOM"
             self.events.add(Error(code="VRAM_OOM" if oom else "INFERENCE_FAILED", message=message))
             return
-        tail: list[Part] = []
-        if self._matched_at is None:
-            tail += self._filter(self._stream.flush())
-        if self._sieve is not None:
-            tail += self._sieve.flush()
+        tail = self._answer.flush()
         usage = self._usage() if self._resumed else m.usage
         usage = msgspec.structs.replace(
             usage,
             output_tokens=len(self.output_ids),
             drafted_tokens=self._drafted,
             accepted_tokens=self._accepted,
-            reasoning_tokens=self._reasoned,
+            reasoning_tokens=self._answer.reasoned,
         )
         if self._drafted:
             self._narrate(narration.drafted(self.request.id, self._drafted, self._accepted))
-        scores = tuple(self._logprobs) if self._wants_logprobs else None
-        self.events.add(end_event(self._record(m.stop), usage, self._ids, tail, scores))
+        scores = tuple(self._answer.logprobs) if self._wants_logprobs else None
+        stop = self._answer.matched() or completed_record(m.stop, self._text, self.prepared)
+        self.events.add(end_event(stop, usage, self._answer.waiting, tail, scores))
 
     def end_here(self, rule: Rule) -> None:
         """End the request while no engine has it."""
@@ -262,7 +241,7 @@ class LiveRequest:
     @property
     def stopped_early(self) -> bool:
         """A stop string is complete; only the engine's confirmation is missing."""
-        return self._matched_at is not None
+        return self._answer.matched_at is not None
 
     def to_blame(self, counts: int) -> bool:
         """Whether it fails once an engine is lost to a crash or a kill (what that counts)."""
@@ -275,6 +254,11 @@ class LiveRequest:
         self.submitted = self.scheduled = self._running = False
         self._resumed = True
         self._narrate(narration.engine_restarting(why))
+
+    def drafts_ended(self, why: str) -> None:
+        """Nothing is drafted for it any more."""
+        if self.prepared.resolved.params.speculation:
+            self._narrate(narration.drafts_ended(self.request.id, why))
 
     def lost(self, message: str) -> None:
         """End the request with an error, because the engine is gone."""
@@ -301,78 +285,8 @@ class LiveRequest:
         if not self._replaying:
             self.events.add_if_read(told)
 
-    # ---- text
-
-    def _push(self, token_id: int) -> None:
-        """Take one id. It goes into the first event that shows a character at or after the id's own
-        first character; an id without characters waits for the next character shown."""
-        text = "" if token_id in self._mute else self._stream.push(token_id)
-        self._ids.append(token_id)
-        if self._sieve is None:
-            if text:
-                self._give([("text", text)], len(self._ids))
-            return
-        thinking = self._sieve.thinking
-        self._starts.append(self._pushed)
-        self._pushed += len(text)
-        parts = self._filter(text)
-        if token_id in self._hidden and token_id not in self._mute:
-            parts += self._filter(self._text.tokenizer.token_text(token_id), hidden=True)
-        self._reasoned += thinking or self._sieve.thinking
-        if parts:
-            leaving = bisect_left(self._starts, self._sieve.passed)
-            del self._starts[:leaving]
-            self._give(parts, leaving)
-
-    def _give(self, parts: Sequence[Part], leaving: int) -> None:
-        """Give out parts of the answer with the next `leaving` ids."""
-        self.events.push(parts, self._ids[:leaving], self._logprobs[:leaving])
-        del self._ids[:leaving], self._logprobs[:leaving]
-
-    def _filter(self, text: str, *, hidden: bool = False) -> list[Part]:
-        """What may be given out after `text` has come; hidden: `text` itself must not be."""
-        if self._sieve is None:
-            return [("text", text)] if text else []
-        armed = len(self.output_ids) > self.prepared.resolved.params.min_tokens
-        parts = self._sieve.push(text, hidden=hidden, armed=armed)
-        if self._sieve.done:
-            self._matched_at = len(self.output_ids)
-        return parts
-
-    # ---- reasoning
-
-    def _budget_is_spent(self) -> bool:
-        """Whether the reasoning must end here, though not within a character. An answer that ends
-        by itself is left alone."""
-        reading, output = self.prepared.reading, self.output_ids
-        if reading is None or reading.budget is None or self._sieve is None:
-            return False
-        if not self._sieve.thinking or self._reasoned < reading.budget:
-            return False
-        params = self.prepared.resolved.params
-        ended = bool(output) and output[-1] in self._ends
-        return not (ended or self._stream.within) and len(output) < params.max_tokens
-
     def _end_reasoning(self) -> None:
-        """Write the mark that ends the reasoning, as if it had been drawn. An engine that already
-        has this request must start over with these tokens; the next one is the same in any case."""
-        assert self.prepared.reading is not None
-        left = self.prepared.resolved.params.max_tokens - len(self.output_ids)
-        self._narrate(narration.reasoning_ended(self.request.id, self._reasoned))
-        for token_id in self.prepared.reading.reasoning_end[:left]:
-            self.output_ids.append(token_id)
-            self._push(token_id)
-
-    def renamed(self, seq: str) -> Submit:
-        """Start over in the same engine, under another name: see `After`."""
-        self.seq = seq
-        self._resumed = True
-        self._from_this_engine = 0
-        return self._message()
-
-    def _record(self, stop: StopRecord) -> StopRecord:
-        """The engine's record, completed with what only the text side knows."""
-        if self._matched_at is not None:
-            assert self._sieve is not None
-            return matched_record(self._sieve, self._matched_at)
-        return completed_record(stop, self._text, self.prepared)
+        """Write the end of the reasoning. An engine that already has this request must start over
+        with these tokens; the next one is the same in any case."""
+        self._narrate(narration.reasoning_ended(self.request.id, self._answer.reasoned))
+        self._answer.end_reasoning()

@@ -24,11 +24,12 @@ from rbee_worker.engine.messages import (
 )
 from rbee_worker.errors import FieldError, InvalidRequest, QueueFull
 from rbee_worker.process.link import Link
+from rbee_worker.sequence_end import Rule
 from rbee_worker.session.given import Given
 from rbee_worker.session.live_request import BLAMED, CRASH, LiveRequest
 from rbee_worker.session.prepared import Prepared
 from rbee_worker.session.text import TextSide
-from rbee_worker.types import Request, Rule
+from rbee_worker.types import Request
 
 OfSequence = Tokens | Finished | Scheduled | Preempted | Rescaled | PromptScores | Pooled
 CancelRule = Literal["CANCELLED", "TIMEOUT", "STOP_SEQUENCE"]
@@ -181,6 +182,11 @@ class LiveRequests:
         self.by_seq[live.seq] = live
         return Cancel(seq=old), submit
 
+    def figures_told(self) -> None:
+        """The engine's latest figures have all requests that it has begun with."""
+        for live in self.by_seq.values():
+            live.counted = live.counted or live.scheduled
+
     # ---- when an engine is lost, and another is there
 
     def culprit_known(self, counts: int) -> bool:
@@ -201,6 +207,11 @@ class LiveRequests:
                 del self.by_seq[live.seq]
                 times = f"{live.lost_engines} times while it ran this request"
                 live.lost(f"the engine stopped {times}: {why}.")
+
+    def drafts_ended(self, why: str) -> None:
+        """Answers go on without drafts."""
+        for live in self.by_seq.values():
+            live.drafts_ended(why)
 
     def engine_ready(self, link: Link) -> None:
         """Hand everything to an engine, in the order of arrival. A suspect goes first, alone, until

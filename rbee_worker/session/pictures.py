@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from rbee_worker.model_info import ModelInfo
 from rbee_worker.pictures import Picture
 from rbee_worker.session.text import TextSide
-from rbee_worker.types import ModelInfo, Request
+from rbee_worker.types import Request
 
 if TYPE_CHECKING:
     from rbee_worker.pictures.reader import Tiles
@@ -35,7 +36,7 @@ def read_pictures(request: Request, text: TextSide) -> tuple[Tiles, ...]:
     if not request.pictures:
         return ()
     assert text.pictures is not None, "check_request has refused them"
-    return text.pictures.reader.read(request.pictures)
+    return text.pictures.read(request.pictures)
 
 
 def with_pictures(prompt: str, tiles: Sequence[Tiles], text: TextSide, field: str) -> str:

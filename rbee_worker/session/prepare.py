@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from rbee_worker.answer import by_name, reads
-from rbee_worker.answer.formats import PROMPTED
+from rbee_worker.answer.tool_formats import PROMPTED
 from rbee_worker.config import Settings
 from rbee_worker.constraints.words import Words
 from rbee_worker.errors import FieldError, InvalidRequest
+from rbee_worker.model_info import ModelInfo
 from rbee_worker.params import (
     Rules,
     asks_for_constraint,
@@ -25,11 +26,12 @@ from rbee_worker.session.answer_grammar import Held, held_answer
 from rbee_worker.session.pictures import placed, read_pictures, with_pictures
 from rbee_worker.session.prepared import Prepared
 from rbee_worker.session.reading import reading_of
+from rbee_worker.session.speech import read_aloud, settled, voiced
 from rbee_worker.session.text import TextSide
 from rbee_worker.session.vectors import prepare_vector
 from rbee_worker.tokenizer.continued import Renderer, continued
 from rbee_worker.tokenizer.tool_prompt import in_words
-from rbee_worker.types import ModelInfo, Request, Started
+from rbee_worker.types import Request, Started
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,7 +77,7 @@ def rules_of(text: TextSide, info: ModelInfo, settings: Settings) -> Rules:
         generation=text.generation if settings.generation_config else {},
         exempt_ids=text.exempt_ids,
         eos=text.eos,
-        turn_stops=text.tokenizer.turn_stops,
+        turn_stops=text.tokenizer.turn_stops or text.ckpt.turn_stops,
         lenient=settings.lenient,
         tool_template=tool_template,
         form=form,
@@ -106,6 +108,7 @@ def prepare(request: Request, text: TextSide, rules: Rules) -> Prepared:
     ids, warnings = _encode(request, text, rendering, tiles)
     if not ids:
         raise InvalidRequest([FieldError("prompt", "not empty", "the prompt has no tokens")])
+    resolved = settled(request, resolved, len(ids), text.speech)
     pictures = placed(ids, tiles, text, _field(request))
     from rbee_worker.tokenizer.rows import check_rows  # late: a heavy import
 
@@ -115,7 +118,8 @@ def prepare(request: Request, text: TextSide, rules: Rules) -> Prepared:
     reading = reading_of(request, resolved, rules, text.tokenizer, rendering)
     held = _held(held_answer(request, resolved, reading, text.tokenizer), text, rules)
     told = [*warnings, *told]
-    return Prepared(ids, resolved, tuple(told), reading, *held, pictures=pictures)
+    made = Prepared(ids, resolved, tuple(told), reading, *held, pictures=pictures)
+    return voiced(made, request, text.speech)
 
 
 def prepare_again(request: Request, started: Started, text: TextSide, rules: Rules) -> Prepared:
@@ -130,7 +134,8 @@ def prepare_again(request: Request, started: Started, text: TextSide, rules: Rul
     reading = reading_of(request, resolved, rules, text.tokenizer, None)
     held = _held(held_answer(request, resolved, reading, text.tokenizer), text, rules)
     pictures = placed(ids, read_pictures(request, text), text, "token_ids")
-    return Prepared(ids, resolved, (), reading, *held, pictures=pictures)
+    made = Prepared(ids, resolved, (), reading, *held, pictures=pictures)
+    return voiced(made, request, text.speech)
 
 
 def _held(held: Held, text: TextSide, rules: Rules) -> tuple[str, Words | None]:
@@ -175,7 +180,7 @@ def _encode(
         special = request.add_special_tokens or False  # the template has written its own tokens
         return encoded(text.tokenizer, rendering, special)
     assert request.prompt is not None
-    prompt = with_pictures(request.prompt, tiles, text, "prompt")
+    prompt = with_pictures(read_aloud(request.prompt, text.speech), tiles, text, "prompt")
     return encoded(text.tokenizer, prompt, request.add_special_tokens)
 
 

@@ -15,11 +15,11 @@ class Replacing:
     """Counts engines in a row that were lost without having been of use: without a token, and soon.
     Those that somebody has killed count a third.
 
-    lost: engines that were lost in all.
+    lost: engines that were lost in all; in_row: since one was of use.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self.lost = 0
+        self.lost = self.in_row = 0
         self._useless = 0
         self._clock = clock
         self._ready_s: float | None = None  # None: it still loads
@@ -30,7 +30,7 @@ class Replacing:
 
     def useful(self) -> None:
         """The engine that runs has made a token."""
-        self._useless = 0
+        self._useless = self.in_row = 0
 
     def pause_s(self, counts: int = CRASH, *, culprit_known: bool = False) -> float | None:
         """An engine was lost: seconds to wait before the next; None: give up. counts: `CRASH` or
@@ -41,7 +41,8 @@ class Replacing:
         """
         self.lost += 1
         if self._ready_s is not None and self._clock() - self._ready_s > LONG_LIFE_S:
-            self._useless = 0
+            self._useless = self.in_row = 0
+        self.in_row += 1
         self._ready_s = None
         if culprit_known:
             return PAUSES_S[0]

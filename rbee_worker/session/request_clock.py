@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from rbee_worker.types import Usage
+from rbee_worker.sequence_end import Usage
 
 
 class RequestClock:
@@ -33,7 +33,8 @@ class RequestClock:
         first = self.first_token_s or now
         return Usage(
             prompt_tokens=prompt_tokens,
-            cached_tokens=self.cached,
+            # the tokens that an earlier process drew may have been found as well
+            cached_tokens=min(self.cached, prompt_tokens),
             output_tokens=output_tokens,
             queue_ms=(scheduled - self.accepted_s) * 1e3,
             prefill_ms=(first - scheduled) * 1e3,

@@ -4,8 +4,8 @@ format takes it apart."""
 from __future__ import annotations
 
 from rbee_worker.answer import Reader
+from rbee_worker.answer_parts import Part
 from rbee_worker.session.stop_strings import StopMatcher
-from rbee_worker.types import Part
 
 
 class Sieve:

@@ -26,12 +26,13 @@ from rbee_worker.errors import (
     UsageError,
     WorkerError,
 )
+from rbee_worker.model_info import ModelInfo
 from rbee_worker.params import generation_defaults
 from rbee_worker.process.host import EngineHost
+from rbee_worker.session.drafts import Drafts
 from rbee_worker.session.pictures import settled
 from rbee_worker.session.prepare import rules_of
 from rbee_worker.session.text import TextSide, open_text
-from rbee_worker.types import ModelInfo
 
 Progress = Callable[[Loading], None]
 Heard = Callable[[Sequence[Output]], None]  # told of everything that an engine says
@@ -42,13 +43,15 @@ async def bring_up(
     host: EngineHost,
     settings: Settings,
     progress: Progress,
+    drafts: Drafts,
     text: Callable[[], TextSide] | None = None,
 ) -> tuple[ModelInfo, TextSide, Files | None]:
     """Start `host` and wait until the engine and the text side are ready. Raises WorkerError.
 
     The child process starts first, and imports while the checkpoint is found (or downloaded) here.
     It is given the path as soon as that is known, so that both read the same files at the same
-    time. text: replaces the checkpoint's text side, of a model that has no files.
+    time. drafts: is told where the draft model is, if there is one. text: replaces the checkpoint's
+    text side, of a model that has no files.
     """
     await host.start()
     name, files = settings.model, None
@@ -61,6 +64,8 @@ async def bring_up(
             from rbee_worker.adapters import localized  # late: a heavy import
 
             settings = await asyncio.to_thread(localized, settings)
+        if settings.draft_model:
+            await asyncio.to_thread(drafts.found, settings.draft_model)
         text = partial(_read, name, path, settings)
     host.link.send(Configure(settings=settings))
     words = asyncio.ensure_future(asyncio.to_thread(text))
@@ -106,18 +111,30 @@ async def bring_back(
     try:
         ready = await _engine_ready(host, progress, heard)
     except UsageError as error:  # these settings were good before
+        if error.of_draft:
+            raise
         raise DeviceLost(f"the engine cannot be started again: {error.message}") from None
     info = _described(ready, text, here, settings.model)
     return msgspec.structs.replace(info, notes=tuple(dict.fromkeys(before.notes + info.notes)))
 
 
-def fingerprint(settings: Settings, info: ModelInfo, files: Files | None) -> str:
-    """A digest of what answers depend on besides their requests: the model's files, and every
-    setting that changes its numbers or how its text is read."""
-    how = (info.backend, info.dtype, info.kv_dtype, settings.quantize, settings.exact_activations)
-    read = (settings.kv_cache, settings.attention, settings.tool_format, settings.thinking)
+def fingerprint(
+    settings: Settings, info: ModelInfo, files: Files | None, tower: Path | None
+) -> str:
+    """A digest of what answers depend on besides their requests: the model's files, that of its
+    tower, and every setting that changes its numbers or how its text is read."""
+    read = (settings.tool_format, settings.thinking)
     model = "" if files is None else digest(files[0])
-    return hashlib.sha256(repr((model, how, read, settings.mmproj)).encode()).hexdigest()
+    eyes = "" if tower is None else digest(tower)
+    known = (model, eyes, computed(settings, info), read)
+    return hashlib.sha256(repr(known).encode()).hexdigest()
+
+
+def computed(settings: Settings, info: ModelInfo) -> tuple[str | bool, ...]:
+    """How a model's numbers are made, as far as settings change them."""
+    types = (info.backend, info.dtype, info.kv_dtype, settings.quantize)
+    rounded = (settings.exact_activations, settings.bf16_activations, settings.deterministic)
+    return (*types, *rounded, settings.kv_cache, settings.attention)
 
 
 def _check_same(files: Files) -> None:
@@ -139,6 +156,7 @@ def _described(info: ModelInfo, text: TextSide, settings: Settings, name: str) -
     notes = (
         *text.tokenizer.warnings,
         *info.notes,
+        *(() if text.speech is None else text.speech.notes),
         *rows_note(text.tokenizer, info.vocab_size),
     )
     if settings.generation_config:
@@ -208,5 +226,5 @@ def _load_error(m: LoadFailed) -> WorkerError:
         DeviceLost,
     )
     error = next((k for k in kinds if k.code == m.code), ModelError)(m.message)
-    error.exit_code = m.exit_code
+    error.exit_code, error.of_draft = m.exit_code, m.of_draft
     return error

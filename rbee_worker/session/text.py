@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rbee_worker.checkpoint import Checkpoint
     from rbee_worker.pictures.side import PictureSide
     from rbee_worker.session.constraints import Constraints
+    from rbee_worker.speech.side import SpeechSide
     from rbee_worker.tokenizer.chat import ChatRenderer
     from rbee_worker.tokenizer.core import Tokenizer
 
@@ -43,7 +44,7 @@ class TextSide:
     penalised. form: what the model's answers look like. tool_chat: a template of its own for
     conversations with tools, which some models have. constraints: None if the model has no
     vocabulary. pictures: None if its files do not say how it takes pictures, or say what is not
-    supported, which `no_pictures` tells."""
+    supported, which `no_pictures` tells. speech: of a model that speaks."""
 
     ckpt: Checkpoint
     tokenizer: Tokenizer
@@ -56,6 +57,7 @@ class TextSide:
     constraints: Constraints | None = None
     pictures: PictureSide | None = None
     no_pictures: str = ""
+    speech: SpeechSide | None = None
 
     def renderer(self, *, tools: bool) -> ChatRenderer | None:
         """The chat template for a conversation with tools, or without."""
@@ -75,9 +77,10 @@ class TextSide:
 
 def open_text(ckpt: Checkpoint, settings: Settings = _USUAL) -> TextSide:
     """Build the text side of a checkpoint. Raises subclasses of ModelError."""
-    from rbee_worker.models import ENCODERS
+    from rbee_worker.models import architecture
     from rbee_worker.pictures.side import open_pictures
     from rbee_worker.session.constraints import Constraints
+    from rbee_worker.speech.opening import speech_of
     from rbee_worker.tokenizer.chat import ChatRenderer
     from rbee_worker.tokenizer.eos import eos_set, template_special_ids
     from rbee_worker.tokenizer.load import load_tokenizer
@@ -99,7 +102,9 @@ def open_text(ckpt: Checkpoint, settings: Settings = _USUAL) -> TextSide:
         if tokenizer.tool_template not in (None, template):
             assert tokenizer.tool_template is not None
             tool_chat = renderer(tokenizer.tool_template)
-    eos = () if ckpt.arch in ENCODERS else eos_set(ckpt, tokenizer)  # nothing is drawn
+    row = architecture(ckpt.arch, where=ckpt.ref, config=ckpt.config)
+    eos = eos_set(ckpt, tokenizer) if row.stacks_of(ckpt.config) != "encoder" else ()
+    speech = speech_of(ckpt, settings)
     return TextSide(
         ckpt=ckpt,
         tokenizer=tokenizer,
@@ -112,9 +117,10 @@ def open_text(ckpt: Checkpoint, settings: Settings = _USUAL) -> TextSide:
             lambda text: tokenizer.token_id(text) is not None,
         ),
         tool_chat=tool_chat,
-        constraints=Constraints(tokenizer, eos),
+        constraints=Constraints(tokenizer, eos) if speech is None else None,
         pictures=side,
         no_pictures=pictures if isinstance(pictures, str) else "",
+        speech=speech,
     )
 
 

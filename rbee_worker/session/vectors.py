@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from rbee_worker.checkpoint.sentence import Sentence
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
 from rbee_worker.errors import FieldError, InvalidRequest, WrongModel
+from rbee_worker.model_info import ModelInfo, Pooling
 from rbee_worker.params import Rules, prompt_faults
 from rbee_worker.session.prepared import Prepared
 from rbee_worker.session.text import TextSide
-from rbee_worker.types import ModelInfo, Pool, Request, Resolved, SamplingParams
+from rbee_worker.types import Pool, Request, Resolved, SamplingParams
 
+if TYPE_CHECKING:
+    from rbee_worker.checkpoint.sentence import Sentence
+    from rbee_worker.tokenizer.core import Tokenizer
+
+_ANY = 1 << 30  # tokens: no prompt is cut
 _NOTHING_DRAWN = Resolved(params=SamplingParams(max_tokens=0), origins={})
 
 
@@ -21,27 +30,59 @@ def prepare_vector(request: Request, text: TextSide, rules: Rules) -> Prepared:
     if faults:
         raise InvalidRequest(faults)
     most = longest(text.ckpt.sentence, rules.context)
-    second = 0
+    second, unread = 0, 0
     warnings: tuple[str, ...] = ()
     if request.token_ids is not None:
         ids, whole = request.token_ids[:most], len(request.token_ids)
     else:
         assert request.prompt is not None
         lower = str.lower if text.ckpt.sentence.lower else str
-        pair = None if request.pair is None else lower(request.pair)
-        made = text.tokenizer.encode_texts(lower(request.prompt), pair, most=most)
-        ids, second, whole = tuple(made.ids), made.second, made.whole
+        given = [lower(one) for one in (request.prompt, request.pair) if one is not None]
+        read = [_beginning(one, text.tokenizer, most, rules.most_characters) for one in given]
+        made = text.tokenizer.encode_texts(read[0], *read[1:], most=most)
+        ids, whole = tuple(made.ids), made.whole
+        second = made.second if _tells_apart(text) else 0
+        unread = sum(map(len, given)) - sum(map(len, read))
     if whole > most:
         if not request.truncate:
             message = f"has {whole} tokens and the limit is {most}; truncate: true cuts it"
             raise InvalidRequest([FieldError("prompt", f"<= {most} tokens", message)])
-        warnings = (f"cut from {whole} to {most} tokens",)
+        read_too = f" tokens and {unread} characters" if unread else ""
+        warnings = (f"cut from {whole}{read_too} to {most} tokens",)
     if not ids:
         raise InvalidRequest([FieldError("prompt", "not empty", "the text has no tokens")])
     from rbee_worker.tokenizer.rows import check_rows  # late: a heavy import
 
     check_rows(ids, text.tokenizer, rules.vocab_size, "prompt")
-    return Prepared(ids, _NOTHING_DRAWN, warnings, second=second)
+    pool = None
+    if request.pool is not None and request.pool.without:
+        pool = replace(request.pool, without="", first=_tokens_before(request.pool.without, text))
+    return Prepared(ids, _NOTHING_DRAWN, warnings, second=second, pool=pool)
+
+
+def _beginning(text: str, tokenizer: Tokenizer, most: int, usual: int) -> str:
+    """As much of a text as its first `most` tokens need, all of a usual one. usual: characters of
+    which a text rarely has more; a longer one is tokenized so far that what stands at the cut is
+    far behind those tokens."""
+    size = usual
+    while size < len(text) and tokenizer.encode_texts(text[:size], most=most).whole < 2 * most:
+        size *= 2
+    return text[:size]
+
+
+def _tells_apart(text: TextSide) -> bool:
+    """Whether the model gets to know which of two texts a token is of: not if its tokenizer's files
+    list what it gives, without that."""
+    given = text.ckpt.tokenizer_config.get("model_input_names")
+    return not isinstance(given, list) or "token_type_ids" in given
+
+
+def _tokens_before(prompt: str, text: TextSide) -> int:
+    """How many tokens stand before what follows `prompt` in a text, the model's own opening one
+    among them: as sentence-transformers counts them, of the prompt alone."""
+    shown = prompt.lower() if text.ckpt.sentence.lower else prompt
+    ids = text.tokenizer.encode_texts(shown, most=_ANY).ids
+    return len(ids) - (bool(ids) and ids[-1] in text.tokenizer.special_ids)
 
 
 def embedding(
@@ -73,9 +114,9 @@ def embedding(
         faults.append(FieldError("prompt_name", "with text", "cannot be put before ids"))
     request = Request(
         id=name,
-        prompt=before + given if isinstance(given, str) else None,
+        prompt=put_before(before, given) if isinstance(given, str) else None,
         token_ids=None if isinstance(given, str) else given,
-        pool=Pool(how=pooling.how, dimensions=dimensions, normalize=pooling.normalize),
+        pool=pool_of(pooling, sentence, before, dimensions),
         truncate=truncate,
         timeout_s=timeout_s,
     )
@@ -83,6 +124,17 @@ def embedding(
     if faults:
         raise InvalidRequest(faults)
     return request
+
+
+def pool_of(pooling: Pooling, sentence: Sentence, before: str, dimensions: int = 0) -> Pool:
+    """How the vector of a text is made. before: what is put before it; dimensions: of its numbers,
+    those that are kept; 0: as many as the checkpoint's files say."""
+    return Pool(
+        how=pooling.how,
+        dimensions=dimensions or sentence.dimensions,
+        normalize=pooling.normalize,
+        without="" if pooling.prompt else before,
+    )
 
 
 def longest(sentence: Sentence, context: int) -> int:
@@ -104,6 +156,16 @@ def prompted(sentence: Sentence, name: str | None, faults: list[FieldError]) -> 
     return sentence.prompts[chosen], chosen
 
 
+def put_before(prompt: str, text: str) -> str:
+    """A text behind a prompt; a text that is empty stays so, and is refused as that."""
+    return prompt + text if text else ""
+
+
+def scored_prompt(sentence: Sentence) -> tuple[str, str]:
+    """What a cross-encoder's files put before a text, or before the first of two, and its name."""
+    return prompted(sentence, None, []) if sentence.pairs else ("", "")
+
+
 def check_purpose(request: Request, info: ModelInfo) -> None:
     """Raise WrongModel if a model of this kind cannot answer the request."""
     task = info.purpose.task
@@ -111,6 +173,13 @@ def check_purpose(request: Request, info: ModelInfo) -> None:
         raise not_generating(info)
     if info.purpose.encodes:
         _check_pair(request, info)
+    if info.purpose.speaks:
+        _check_speech(request, info)
+    elif request.speech is not None:
+        raise WrongModel(
+            f"the model {info.model} does not speak: {MADE_FOR[task]}.",
+            fix="ask a worker whose model speaks.",
+        )
     if request.pool is not None and request.pool.head != (task == "classify"):
         what = "vectors" if task == "classify" else "class scores"
         raise WrongModel(f"the model {info.model} gives no {what}: {MADE_FOR[task]}.")
@@ -128,6 +197,20 @@ def _check_pair(request: Request, info: ModelInfo) -> None:
     if request.params.get("echo") is True and scored:
         raise WrongModel(
             f"the model {info.model} gives no scores of prompts: its encoder reads them.",
+            fix="leave out echo, or logprobs.",
+        )
+
+
+def _check_speech(request: Request, info: ModelInfo) -> None:
+    """Raise WrongModel if a request wants of a model that speaks what it does not have."""
+    if request.pool is not None:
+        raise WrongModel(
+            f"the model {info.model} gives no vectors: it speaks.",
+            fix="ask a worker whose model gives vectors.",
+        )
+    if request.params.get("echo") is True and request.params.get("logprobs") not in (None, False):
+        raise WrongModel(
+            f"the model {info.model} gives no scores of prompts: it speaks them.",
             fix="leave out echo, or logprobs.",
         )
 

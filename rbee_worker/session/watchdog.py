@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rbee_worker.engine.messages import Output, Ping, Pong
+from rbee_worker.model_info import Loss
 from rbee_worker.process.host import EngineHost
 
 SILENT_S = 1.2  # without a word: the engine counts as stopped, so nothing new is given to it
@@ -24,7 +25,9 @@ class Watchdog:
     `timeout_s` (0: never).
 
     silent: the engine has not answered for `SILENT_S`. What counts is how often it was asked in
-    vain: a clock that jumps, or a client that was itself stopped, makes no engine silent.
+    vain: a clock that jumps, or a client that was itself stopped, makes no engine silent. Nor does
+    it make a step long: that is as long as the engine says, and not longer than the client has
+    seen of it.
     """
 
     def __init__(self, timeout_s: float, told: Callable[[bool], None]) -> None:
@@ -69,17 +72,23 @@ class Watchdog:
     async def _watch(self, host: EngineHost, timeout_s: float, busy: Callable[[], bool]) -> None:
         every_s = min(CHECK_S, timeout_s / _CHECKS) if timeout_s else CHECK_S
         quiet = 0  # checks in a row without a word
+        seen, step_s = 0, 0.0  # checks in a row that found it in one step; and how long that was
         self._heard, self._step_s = False, 0.0
         while True:
             if host.open:
                 host.link.send(Ping())
             await asyncio.sleep(every_s)
+            if self._heard:
+                seen = seen + 1 if self._step_s > step_s else int(self._step_s > 0)
+                step_s = self._step_s
             quiet = 0 if self._heard or not host.open else quiet + 1
             self._heard = False
             self._now(silent=quiet * every_s >= SILENT_S)
-            if 0 < timeout_s <= self._step_s + quiet * every_s:
+            in_step_s, silent_s = min(step_s, (seen + 1) * every_s), quiet * every_s
+            if 0 < timeout_s <= in_step_s + silent_s:
                 what = "a step took" if busy() else "it did not answer for"
-                host.kill(f"{what} longer than {timeout_s:g} s")
+                loss: Loss = "silent" if silent_s > in_step_s else "step"
+                host.kill(f"{what} longer than {timeout_s:g} s", loss)
                 return
 
     def _now(self, *, silent: bool) -> None:

@@ -4,7 +4,7 @@ A picture is one or more tiles of pixels. A model's tower turns a tile into rows
 places of the picture in the prompt instead of token embeddings. They are computed in the step that
 first needs them, tile by tile, and kept in slots of a memory of fixed size; the least recently used
 tile's slot is overwritten first. Features that are needed again are computed again, with the same
-bits. This is bookkeeping only: the memory is the backend's (`ops.backend.StateMemory`).
+bits. This is bookkeeping only: the memory is the backend's (`ops.executable.StateMemory`).
 """
 
 from __future__ import annotations

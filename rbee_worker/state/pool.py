@@ -1,12 +1,12 @@
 """`StatePool`: the scheduler's one view of a sequence's state, whatever its layers keep.
 
-This is bookkeeping only. The memory belongs to a backend (`ops.backend.StateMemory`) and is indexed
-by the numbers kept here. A model has one or more state groups (full attention, sliding windows,
-recurrent state). A promise to a sequence counts only if every group can keep it.
+This is bookkeeping only. The memory belongs to a backend (`ops.executable.StateMemory`) and is
+indexed by the numbers kept here. A model has one or more state groups (full attention, sliding
+windows, recurrent state). A promise to a sequence counts only if every group can keep it.
 
     attach   find the longest prefix that is already computed, and hold it
     reserve  take space for the next n positions (may grant fewer)
-    widen    take space for more positions of the step that was just reserved
+    widen    take space for more positions of the step that was just reserved; narrow: give it back
     copies   the copies to make in the memory before that step       ... the step runs ...
     commit   these positions are computed, so others may now reuse them (except for rejected drafts:
              their positions will be planned again)
@@ -53,13 +53,15 @@ class StatePool:
         step_tokens: int,
         prefix_cache: bool = True,
         snapshots: int = 0,
+        spares: int = 0,
         snapshot_tokens: int = SNAPSHOT_TOKENS,
         features: FeatureBook | None = None,
         salt: bytes = b"",
     ) -> None:
         """tokens: what the pool holds; step_tokens: the longest step of a sequence; snapshots: of
         recurrent state, at multiples of `snapshot_tokens`. Without snapshots, a model with
-        recurrent state reuses no prefixes. features: of pictures, if the model reads them."""
+        recurrent state reuses no prefixes. spares: sequences with recurrent state whose steps may
+        be widened at once. features: of pictures, if the model reads them."""
         self.features = features
         self.groups = tuple(groups)
         self.block_size = block_size
@@ -73,7 +75,7 @@ class StatePool:
             step_tokens=step_tokens,
         )
         snapshots = snapshots if prefix_cache else 0
-        self.n_slots = plan_slots(groups, max_seqs, snapshots)
+        self.n_slots = plan_slots(groups, max_seqs, snapshots, spares)
         self.prefix_cache = prefix_cache and (snapshots > 0 or not self.n_slots)
         self._salt = salt
         each = zip(groups, self.n_blocks, of_sources(groups), strict=True)
@@ -85,7 +87,8 @@ class StatePool:
         ]
         self._fixed: list[FixedGroup] = []
         if self.n_slots:
-            self._fixed.append(FixedGroup(max_seqs, snapshots, block_size, snapshot_tokens))
+            fixed = FixedGroup(max_seqs, snapshots, block_size, snapshot_tokens, spares)
+            self._fixed.append(fixed)
         # groups that shorten a step come first, so that the others take no more than it needs
         self._all: list[PoolGroup] = [*self._fixed, *self._paged]
         self._live: set[SeqState] = set()
@@ -177,11 +180,17 @@ class StatePool:
 
     def widen(self, seq: SeqState, n: int) -> int:
         """Take space for up to n more positions of the step that was reserved last. Returns how
-        many were granted. Not for recurrent state, which cannot take a position back."""
+        many were granted. Recurrent state cannot take a position back: it is copied to one of
+        `spares` first (`copies`), and none is granted without."""
         assert seq in self._live
         assert seq.in_flight > 0
-        assert not self._fixed
         end = seq.planned + n
+        for fixed in self._fixed:
+            end = fixed.most(seq, end)
+            saved = fixed.save(seq) if end > seq.planned else None
+            if saved is None:
+                return 0
+            self._copies += saved
         for group in self._all:
             end = group.extend(seq, end)
         granted = max(end - seq.planned, 0)
@@ -191,6 +200,13 @@ class StatePool:
                 group.retract(seq)
         return granted
 
+    def narrow(self, seq: SeqState, n: int) -> None:
+        """Give back the last n positions of the step that was reserved last."""
+        assert seq.in_flight > 0
+        seq.planned -= n
+        for group in self._all:
+            group.retract(seq)
+
     def copies(self) -> list[Copy]:
         """(from slot, to slot) in the fixed groups, to be copied in this order before the step that
         was reserved since the last call."""
@@ -199,8 +215,8 @@ class StatePool:
 
     def commit(self, seq: SeqState, n: int, rejected: int = 0) -> None:
         """The step that was granted n positions is over. rejected: how many of the last ones were
-        computed for tokens that the sequence did not get. A released sequence keeps nothing of
-        it."""
+        computed for tokens that the sequence did not get; recurrent state then goes back to where
+        the step began. A released sequence keeps nothing of it."""
         assert seq in self._live
         assert seq.in_flight > 0
         seq.in_flight -= 1
@@ -208,6 +224,9 @@ class StatePool:
             if seq.in_flight == 0:
                 self._drop(seq)
             return
+        for fixed in self._fixed:
+            fixed.saved(seq, back=rejected > 0)
+            rejected = n if rejected else 0
         start = seq.computed // self.block_size
         seq.computed += n - rejected
         if rejected:

@@ -29,7 +29,8 @@ class SeqState:
     from j*block_size on, or the sink if that block is not held (outside the window); 32-bit
     integers, copied into a batch unchanged. slot: the sequence's slot in the fixed groups, 0 =
     none. resume: the snapshot to copy to `slot` before the first step, 0 = none; snapshots: those
-    being taken.
+    being taken. spare: the slot that has the state from before a step with drafts, 0 = none;
+    goes_back: it is to be copied back before the next step.
     """
 
     tokens: list[int]
@@ -46,6 +47,8 @@ class SeqState:
     keys: list[bytes] = field(default_factory=list)  # of its first full blocks, made on demand
     in_flight: int = 0  # steps that are reserved but not yet committed
     released: bool = False
+    spare: int = 0
+    goes_back: bool = False
 
     def renewed(self) -> SeqState:
         """A sequence with the same tokens that holds nothing and has nothing computed."""

@@ -12,6 +12,7 @@ from math import prod
 ELEMENT_BYTES = {"f32": 4, "bf16": 2, "f16": 2, "i8": 1, "f8": 1}
 SCALE_BYTES = {"i8": 4}  # for each head's key or value
 COLOURS = 3  # of a pixel
+LANES = 2  # of a sequence that is computed with its voice and without
 
 
 def row_bytes(dtype: str, dim: int) -> int:
@@ -24,17 +25,21 @@ class PagedKV:
     """Per token: a key [heads, k_dim] and a value [heads, v_dim].
 
     v_dim == 0: no value is stored; values are the first columns of the key (latent attention).
-    window: only the last `window` positions are read (None = all of them).
+    window: only the last `window` positions are read (None = all of them). lanes: how many times a
+    sequence is computed; each lane has keys and values of its own, in memory blocks of its own
+    (engine/lanes.py).
     """
 
     heads: int
     k_dim: int
     v_dim: int
     window: int | None = None
+    lanes: int = 1
 
     def bytes_per_token(self, dtype: str) -> int:
         """The bytes that one layer keeps for one token, including a quantized cache's scales."""
-        return self.heads * (row_bytes(dtype, self.k_dim) + row_bytes(dtype, self.v_dim))
+        one = self.heads * (row_bytes(dtype, self.k_dim) + row_bytes(dtype, self.v_dim))
+        return self.lanes * one
 
 
 @dataclass(frozen=True)

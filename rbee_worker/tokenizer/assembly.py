@@ -29,6 +29,8 @@ _CONFIG_ADDS = frozenset(
         "GemmaTokenizer",
         "GemmaTokenizerFast",
         "CohereTokenizerFast",
+        "CodeGenTokenizer",
+        "CodeGenTokenizerFast",
     }
 )
 _AGREE = "correct the files so that they agree, or download them again"

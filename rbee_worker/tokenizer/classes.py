@@ -65,6 +65,18 @@ CLASSES: Mapping[str, TokenizerClass] = {
             "pad_token": "<PAD>",
         }
     ),
+    "RobertaTokenizer": TokenizerClass(
+        {
+            "bos_token": "<s>",
+            "eos_token": "</s>",
+            "unk_token": "<unk>",
+            "sep_token": "</s>",
+            "pad_token": "<pad>",
+            "cls_token": "<s>",
+            "mask_token": "<mask>",
+        },
+        "gpt-2",
+    ),
     "LlamaTokenizer": TokenizerClass(
         {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     ),
@@ -76,7 +88,12 @@ _BY_MODEL_TYPE: Mapping[str, str] = {
     **dict.fromkeys(("gemma", "gemma2", "gemma3", "gemma3_text"), "GemmaTokenizer"),
     **dict.fromkeys(("mpt", "olmo"), "GPTNeoXTokenizer"),
     **dict.fromkeys(("phi", "starcoder2"), "GPT2Tokenizer"),
+    **dict.fromkeys(("t5", "mt5", "umt5"), "T5Tokenizer"),
     "cohere": "CohereTokenizer",
+    "bert": "BertTokenizer",
+    "roberta": "RobertaTokenizer",
+    "xlm-roberta": "XLMRobertaTokenizer",
+    "camembert": "CamembertTokenizer",
 }
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from tokenizers import Tokenizer as Backend
-from tokenizers import processors
 
 from rbee_worker.tokenizer.gguf_keys import Metadata, token_id
 from rbee_worker.tokenizer.pieces import Decoding
 from rbee_worker.tokenizer.vocabulary import Vocabulary
-from rbee_worker.tokenizer.wordpiece import around, is_cased, wordpiece
+from rbee_worker.tokenizer.wordpiece import around, around_roberta, is_cased, wordpiece
 
 # BERT's tokens: the keys that may name them, and llama.cpp's ids without.
 _BERT = (
@@ -46,8 +45,4 @@ def of_roberta(meta: Metadata, vocab: Vocabulary, backend: Backend) -> None:
         token_id(meta, f"{name}_token_id", usual, size) or 0 for name, usual in _ROBERTA
     )
     first, last = vocab.pieces[opening], vocab.pieces[closing]
-    backend.post_processor = processors.TemplateProcessing(
-        single=f"{first} $A {last}",
-        pair=f"{first} $A {last} {last} $B {last}",
-        special_tokens=[(first, opening), (last, closing)],
-    )
+    around_roberta(backend, (first, opening), (last, closing))

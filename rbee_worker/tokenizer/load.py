@@ -10,7 +10,7 @@ import tokenizers
 from tokenizers import models
 
 from rbee_worker.checkpoint.reading import parse_json, read_bytes, read_json, read_text
-from rbee_worker.checkpoint.tokenizer_files import SENTENCEPIECE, UNREAD, WORLD
+from rbee_worker.checkpoint.tokenizer_files import META, SENTENCEPIECE, UNREAD, WORLD
 from rbee_worker.errors import CheckpointError
 from rbee_worker.tokenizer.assembly import Assembly, affix
 from rbee_worker.tokenizer.bounds import MAX_FILE_BYTES, check_tokenizer
@@ -19,11 +19,14 @@ from rbee_worker.tokenizer.core import Tokenizer, is_library_failure
 from rbee_worker.tokenizer.gguf import tokenizer_from_gguf
 from rbee_worker.tokenizer.pieces import Decoding, byte_alphabet, decoding_of
 from rbee_worker.tokenizer.pretokenizers import PRE_TOKENIZERS
+from rbee_worker.tokenizer.ranked import ranked_tokenizer
+from rbee_worker.tokenizer.renumbered import renumbered
 from rbee_worker.tokenizer.source import TokenizerSource
 from rbee_worker.tokenizer.spm import read_sentencepiece
 from rbee_worker.tokenizer.templates import read_templates
 from rbee_worker.tokenizer.vocabulary import split_as
-from rbee_worker.tokenizer.wordpiece import around, wordpiece
+from rbee_worker.tokenizer.wordpiece import CLASSES as BERTS
+from rbee_worker.tokenizer.wordpiece import around, around_roberta, as_configured, wordpiece
 from rbee_worker.tokenizer.words import Words, read_words
 from rbee_worker.tokenizer.world import CLASSES as WORLD_CLASSES
 from rbee_worker.tokenizer.world import END as END_OF_TEXT
@@ -45,6 +48,8 @@ def load_tokenizer(ckpt: TokenizerSource) -> Tokenizer:
     used: tuple[str, ...]
     if _JSON in ckpt.files:
         made, used = _from_json(ckpt), (_JSON,)
+    elif META in ckpt.files:
+        made, used = ranked_tokenizer(ckpt.files[META]), (META,)
     elif world := _world_file(ckpt):
         made, used = _from_world(ckpt, world), (world,)
     elif model:
@@ -122,7 +127,12 @@ def _from_json(ckpt: TokenizerSource) -> Tokenizer:
         raise CheckpointError(
             f"{path} cannot be read: {reason}.", fix="download tokenizer.json again"
         ) from None
-    return _assembly(ckpt, backend).finish(decoding, bounded=bounded)
+    note = ""
+    if class_name(ckpt.tokenizer_config, ckpt.config) in BERTS:
+        note = as_configured(backend, ckpt.tokenizer_config)
+    assembly = _assembly(ckpt, backend)
+    assembly.warnings += [note] if note else []
+    return assembly.finish(decoding, bounded=bounded)
 
 
 def _assembly(
@@ -136,10 +146,14 @@ def _assembly(
 def _from_sentencepiece(ckpt: TokenizerSource, path: Path) -> Tokenizer:
     model = read_sentencepiece(read_bytes(path, MAX_FILE_BYTES))
     legacy = ckpt.tokenizer_config.get("legacy", True)
+    name = class_name(ckpt.tokenizer_config, ckpt.config)
+    model, of_roberta = renumbered(model, name, ckpt.tokenizer_config)
     backend, decoding = model.build(every_segment=legacy is not False)
     assembly = _assembly(ckpt, backend)
     bos = assembly.named("bos_token", model.bos_id)
     eos = assembly.named("eos_token", model.eos_id)
+    if of_roberta:
+        return _like_roberta(ckpt, assembly, decoding, bos, eos)
     # BPE models (Llama's kind) start with BOS, unigram ones (T5's kind) end with EOS, unless
     # tokenizer_config.json says otherwise.
     opens = assembly.words.config.get("add_bos_token")
@@ -149,6 +163,21 @@ def _from_sentencepiece(ckpt: TokenizerSource, path: Path) -> Tokenizer:
         affix(eos, not model.is_bpe if closes is None else closes),
     )
     return assembly.finish(decoding, bos=bos, eos=eos, affixes=affixes)
+
+
+def _like_roberta(
+    ckpt: TokenizerSource, assembly: Assembly, decoding: Decoding, bos: int | None, eos: int | None
+) -> Tokenizer:
+    """The tokenizer, with RoBERTa's tokens around texts. Raises CheckpointError."""
+    backend = assembly.backend
+    around = [None if i is None else backend.id_to_token(i) for i in (bos, eos)]
+    if bos is None or eos is None or None in around:
+        raise CheckpointError(
+            f"{ckpt.ref}: the vocabulary lacks the tokens around a text, <s> and </s>.",
+            fix="download the tokenizer's files again",
+        )
+    around_roberta(backend, (str(around[0]), bos), (str(around[1]), eos))
+    return assembly.finish(decoding, bos=bos, eos=eos)
 
 
 def _from_vocab_and_merges(ckpt: TokenizerSource) -> Tokenizer:
@@ -184,8 +213,10 @@ def _from_vocab_and_merges(ckpt: TokenizerSource) -> Tokenizer:
     for token in ("bos", "eos"):
         usual = row.tokens.get(f"{token}_token", "")
         ids[token] = assembly.named(f"{token}_token", assembly.backend.token_to_id(usual))
-    affixes = tuple(affix(i, config.get(f"add_{token}_token")) for token, i in ids.items())
     decoding = Decoding(alphabet=byte_alphabet())
+    if name == "RobertaTokenizer":
+        return _like_roberta(ckpt, assembly, decoding, ids["bos"], ids["eos"])
+    affixes = tuple(affix(i, config.get(f"add_{token}_token")) for token, i in ids.items())
     return assembly.finish(
         decoding, bos=ids["bos"], eos=ids["eos"], affixes=(affixes[0], affixes[1])
     )

@@ -6,7 +6,8 @@ GGUF file's, which marks the first piece of a word instead.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
 
@@ -49,11 +50,47 @@ def wordpiece(
     return backend, Decoding(joiner=b" ", continues=PREFIX, tidy=True)
 
 
+CLASSES = ("BertTokenizer", "DistilBertTokenizer")
+
+
+def as_configured(backend: Tokenizer, config: Mapping[str, Any]) -> str:
+    """Make a tokenizer.json's `backend` treat letters as tokenizer_config.json says, or as BERT's
+    class does where it says nothing: transformers' class makes its normalizer of that alone. A note
+    if that changes it, else ""."""
+    given = backend.normalizer
+    if not isinstance(given, normalizers.BertNormalizer):
+        return ""
+    accents = config.get("strip_accents")
+    wanted = normalizers.BertNormalizer(
+        clean_text=True,
+        handle_chinese_chars=config.get("tokenize_chinese_chars") is not False,
+        strip_accents=accents if isinstance(accents, bool) else None,
+        lowercase=config.get("do_lower_case") is not False,
+    )
+    names = ("lowercase", "strip_accents", "handle_chinese_chars", "clean_text")
+    changed = [n for n in names if getattr(given, n) != getattr(wanted, n)]
+    if not changed:
+        return ""
+    backend.normalizer = wanted
+    told = ", ".join(f"{name} {getattr(wanted, name)}" for name in changed)
+    return f"tokenizer.json's {told}: as transformers' class reads tokenizer_config.json"
+
+
 def around(backend: Tokenizer, cls: tuple[str, int], sep: tuple[str, int]) -> None:
     """Put BERT's tokens around one text, and around and between two."""
     backend.post_processor = processors.TemplateProcessing(
         single=f"{cls[0]} $A {sep[0]}",
         pair=f"{cls[0]} $A {sep[0]} $B:1 {sep[0]}:1",
+        special_tokens=[cls, sep],
+    )
+
+
+def around_roberta(backend: Tokenizer, cls: tuple[str, int], sep: tuple[str, int]) -> None:
+    """Put RoBERTa's tokens around one text, and around and between two, which are not told
+    apart."""
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"{cls[0]} $A {sep[0]}",
+        pair=f"{cls[0]} $A {sep[0]} {sep[0]} $B {sep[0]}",
         special_tokens=[cls, sep],
     )
 

@@ -78,23 +78,37 @@ def within(error: float, tolerance: float) -> bool:
 
 
 def compare(
-    model: Pieces, want: Trace, tokens: Sequence[int], *, tolerance: float = TOLERANCE["f32"]
+    model: Pieces,
+    want: Trace,
+    tokens: Sequence[int],
+    *,
+    source: Sequence[int] = (),
+    tolerance: float = TOLERANCE["f32"],
+    before: Sequence[Step] = (),
 ) -> Comparison:
-    """Compare the model's computation of `tokens` with the oracle's trace of them."""
-    return compared(trace(model, tokens), layer_by_layer(model, tokens, want), want, tolerance)
+    """Compare the model's computation of `tokens`, and of a source that it reads first, with the
+    oracle's trace of them. before: further steps of the comparison."""
+    got, each = trace(model, tokens, source), layer_by_layer(model, tokens, want, source)
+    return compared(got, each, want, tolerance, before)
 
 
-def compared(got: Trace, each: Trace, want: Trace, tolerance: float) -> Comparison:
+def compared(
+    got: Trace, each: Trace, want: Trace, tolerance: float, before: Sequence[Step] = ()
+) -> Comparison:
     """`got`: our trace from the embedding on; `each`: our layers from the oracle's states."""
     names = ["embedding", *(f"layer {n}" for n in range(len(want.states) - 1)), "logits"]
+    if want.source:
+        blocks = range(len(want.source) - 2)
+        names = ["source", *(f"reader {n}" for n in blocks), "source rows", *names]
     rows = zip(
         names,
-        (*got.states, got.logits),
-        (*each.states, each.logits),
-        (*want.states, want.logits),
+        (*got.source, *got.states, got.logits),
+        (*each.source, *each.states, each.logits),
+        (*want.source, *want.states, want.logits),
         strict=True,
     )
-    steps = tuple(Step(n, relative_error(g, w), relative_error(a, w)) for n, g, a, w in rows)
+    found = (Step(n, relative_error(g, w), relative_error(a, w)) for n, g, a, w in rows)
+    steps = (*before, *found)
     off = np.abs(got.logits - want.logits)
     same = got.logits.argmax(axis=-1) == want.logits.argmax(axis=-1)
     return Comparison(

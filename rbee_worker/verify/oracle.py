@@ -1,4 +1,4 @@
-"""The HF model of a checkpoint, in float32 on the CPU, and its trace.
+"""The HF model of a checkpoint, in float32 on the CPU.
 
 transformers reads a directory itself. A GGUF file, or a directory with the names of the model's own
 code, is decoded here and given to transformers under HF's names.
@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,12 +20,13 @@ from rbee_worker.checkpoint.formats import TensorSource
 from rbee_worker.checkpoint.names import DIALECTS
 from rbee_worker.checkpoint.reading import read_json
 from rbee_worker.errors import UnsupportedModel
-from rbee_worker.models import ENCODERS, PAIRS, architecture, given_keys
+from rbee_worker.models import Stacks, architecture, given_keys
 from rbee_worker.ops.reference.dequant import dequantize
 from rbee_worker.verify.corrected import CORRECTIONS
-from rbee_worker.verify.families import GATHERED
+from rbee_worker.verify.gathered import GATHERED
+from rbee_worker.verify.quiet import quiet
 from rbee_worker.verify.renaming import long_rope_of, rope_divisors, state_for
-from rbee_worker.verify.whole import Trace
+from rbee_worker.verify.text_half import text_half
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -51,16 +51,17 @@ class Oracle:
 
 
 def load_oracle(ckpt: Checkpoint) -> Oracle:
-    """The HF model with this checkpoint's weights.
+    """The HF model with this checkpoint's weights; of one that reads pictures, the text model.
 
     Raises UnsupportedModel if transformers does not support this model.
     """
+    ckpt = text_half(ckpt)
     kind: Any = _class(ckpt)  # transformers' classes have no usable annotations
     # Tensors of other sizes are reported by `_check`, in one line.
     options: dict[str, Any] = {"dtype": torch.float32, "ignore_mismatched_sizes": True}
     if ckpt.config.get("attn_logit_softcapping"):
         options["attn_implementation"] = "eager"  # HF's other implementations ignore soft caps
-    with _quiet():
+    with quiet():
         if ckpt.kind == "safetensors" and _theirs(ckpt):
             path = str(ckpt.path)
             options |= {"local_files_only": True, "use_safetensors": True}
@@ -116,45 +117,6 @@ def _nothing(ckpt: Checkpoint) -> dict[str, Any]:
     return {}
 
 
-def hf_trace(model: PreTrainedModel, tokens: Sequence[int]) -> Trace:
-    """HF's computation of `tokens`, in one forward pass. An encoder's rows stand for logits."""
-    layers = _layers(model)
-    states: list[Tensor] = []
-
-    def before(_: Any, args: tuple[Any, ...], named: dict[str, Any]) -> None:
-        states.append((args[0] if args else named["hidden_states"])[0].detach().float())
-
-    def after(_: Any, args: Any, result: Any) -> None:
-        out = result[0] if isinstance(result, tuple) else result
-        states.append(out[0].detach().float())
-
-    hooks = [layers[0].register_forward_pre_hook(before, with_kwargs=True)]
-    hooks += [layer.register_forward_hook(after) for layer in layers]
-    try:
-        with _quiet(), torch.inference_mode():
-            ids = torch.tensor([list(tokens)])
-            if model.config.model_type in ENCODERS:
-                logits = model(ids).last_hidden_state[0]
-            else:
-                logits = model(ids, use_cache=False).logits[0]
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return Trace(tuple(s.numpy() for s in states), logits.float().numpy())
-
-
-def _layers(model: PreTrainedModel) -> Sequence[torch.nn.Module]:
-    """The model's blocks: its first list with as many modules as it has layers."""
-    count = model.config.get_text_config().num_hidden_layers
-    for module in model.modules():
-        if isinstance(module, torch.nn.ModuleList) and len(module) == count:
-            return list(module)
-    raise UnsupportedModel(
-        f"{type(model).__name__} has no list of its {count} layers.",
-        fix="this architecture cannot be verified layer by layer.",
-    )
-
-
 def own_models() -> Sequence[tuple[type[PretrainedConfig], type[PreTrainedModel]]]:
     """The models that transformers lacks; it knows them from now on."""
     from rbee_worker.verify import based, rwkv
@@ -165,15 +127,20 @@ def own_models() -> Sequence[tuple[type[PretrainedConfig], type[PreTrainedModel]
 
 
 def _class(ckpt: Checkpoint) -> Any:
-    from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_MAPPING
+    from transformers import (
+        CONFIG_MAPPING,
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
+        MODEL_MAPPING,
+    )
 
-    if ckpt.arch in PAIRS:
-        raise UnsupportedModel(
-            f"{ckpt.path}: models of an encoder and a decoder are not compared layer by layer.",
-            fix="tests/engine/test_pairs.py compares whole answers of such models.",
-        )
     own_models()
-    known = MODEL_MAPPING if ckpt.arch in ENCODERS else MODEL_FOR_CAUSAL_LM_MAPPING
+    classes: Mapping[Stacks, Any] = {
+        "decoder": MODEL_FOR_CAUSAL_LM_MAPPING,
+        "encoder": MODEL_MAPPING,
+        "both": MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
+    }
+    known = classes[architecture(ckpt.arch, where=str(ckpt.path)).stacks_of(ckpt.config)]
     if ckpt.arch not in CONFIG_MAPPING or CONFIG_MAPPING[ckpt.arch] not in known:
         raise UnsupportedModel(
             f"{ckpt.path}: transformers has no model of type {ckpt.arch!r} to compare with.",
@@ -183,7 +150,7 @@ def _class(ckpt: Checkpoint) -> Any:
 
 
 def _theirs(ckpt: Checkpoint) -> bool:
-    """Whether transformers knows the directory's own model_type, and its weights are plain."""
+    """Whether transformers reads the directory's own model_type, and its weights are plain."""
     config = read_json(ckpt.path / "config.json")
     return config.get("model_type") == ckpt.arch and not config.get("quantization_config")
 
@@ -224,21 +191,3 @@ def _divide(model: PreTrainedModel, divisors: Tensor | None) -> None:
                     getattr(module, at).div_(divisors)
             if hasattr(module, "original_inv_freq"):
                 module.original_inv_freq = module.inv_freq
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep transformers' progress bars and hints off the terminal."""
-    from transformers.utils import logging as transformers_logging
-
-    logging: Any = transformers_logging
-    level = logging.get_verbosity()
-    shown = logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if shown:
-            logging.enable_progress_bar()

@@ -15,7 +15,7 @@ from torch import Tensor
 from rbee_worker.checkpoint import Checkpoint
 from rbee_worker.checkpoint.formats import INTEGERS, TensorSource
 from rbee_worker.ops.reference.dequant import dequantize
-from rbee_worker.verify.families import REGROUPED, Tensors
+from rbee_worker.verify.regrouped import REGROUPED, Tensors
 
 Shapes = Mapping[str, tuple[int, ...]]
 

@@ -8,10 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 import msgspec
+import numpy as np
 import torch
 
 from rbee_worker.checkpoint import Checkpoint, open_checkpoint
-from rbee_worker.checkpoint.formats import FORMATS, INTEGERS
 from rbee_worker.checkpoint.summary import summarize
 from rbee_worker.config import Settings
 from rbee_worker.errors import ModelError, UsageError
@@ -21,9 +21,12 @@ from rbee_worker.models import build_model
 from rbee_worker.models.base import Decoder
 from rbee_worker.models.encoder import Encoder
 from rbee_worker.ops.backends import choose_backend
-from rbee_worker.verify.compare import TOLERANCE, Comparison, Step, compare
-from rbee_worker.verify.oracle import hf_trace, load_oracle
-from rbee_worker.verify.whole import BLOCK_SIZE, KV
+from rbee_worker.state.specs import COLOURS
+from rbee_worker.verify.compare import TOLERANCE, Comparison, Step, compare, relative_error
+from rbee_worker.verify.hf_trace import hf_trace
+from rbee_worker.verify.oracle import load_oracle
+from rbee_worker.verify.towers import tower_features
+from rbee_worker.verify.whole import BLOCK_SIZE, KV, Pieces
 
 Say = Callable[[str], None]
 
@@ -36,7 +39,8 @@ def verify_report(
     tolerance: float | None = None,
     say: Say = lambda text: None,
 ) -> dict[str, Any]:
-    """Compare `settings.model` with transformers on `tokens` random ids.
+    """Compare `settings.model` with transformers on `tokens` random ids, of which a model with an
+    encoder reads the first half, and on a random picture if it reads pictures.
 
     It is computed by `settings.backend` (auto: reference, which should equal transformers) in
     `settings.dtype` (auto: float32), with a float32 cache. against: another checkpoint, from which
@@ -47,15 +51,16 @@ def verify_report(
     backend = choose_backend(settings)
     dtype = "f32" if settings.dtype == "auto" else settings.dtype
     say("Opening the model.")
-    ckpt = _text_of(settings.model, settings)
-    activations = backend.activations(settings, dtype, _packed(ckpt))
+    ckpt = _opened(settings.model, settings, settings.mmproj)
+    formats = {use.format for use in summarize(ckpt.source).formats}
+    activations = backend.activations(settings, dtype, formats)
     allowed = TOLERANCE[activations] if tolerance is None else tolerance
-    other = ckpt if against is None else _text_of(against, settings)
-    ids = _ids(ckpt, settings, tokens)
+    other = ckpt if against is None else _opened(against, settings, "")
+    source, ids = _ids(ckpt, settings, tokens)
     torch.set_num_threads(settings.threads or allowed_cores())
     say("Computing with transformers.")
     oracle = load_oracle(other)
-    want = hf_trace(oracle.model, ids)
+    want = hf_trace(oracle.model, ids, source)
     title, by = oracle.title, oracle.by
     del oracle
     say("Computing layer by layer.")
@@ -67,8 +72,10 @@ def verify_report(
             f"{against}: its sizes differ from those of {settings.model}.",
             fix="give --against the checkpoint that this one was converted from.",
         )
-    pieces = backend.pieces(model, tokens=len(ids), block_size=BLOCK_SIZE, kv_dtype=KV)
-    found = compare(pieces, want, ids, tolerance=allowed)
+    longest = max(len(ids), len(source))
+    pieces = backend.pieces(model, tokens=longest, block_size=BLOCK_SIZE, kv_dtype=KV)
+    seen = _seen(model, pieces, other)
+    found = compare(pieces, want, ids, source=source, tolerance=allowed, before=seen)
     return {
         "ref": ckpt.ref,
         "path": str(ckpt.path),
@@ -81,12 +88,6 @@ def verify_report(
         "compared": "rows" if isinstance(model, Encoder) else "logits",
         **as_dict(found),
     }
-
-
-def _packed(ckpt: Checkpoint) -> bool:
-    """Whether any of its weights are quantized."""
-    used = (use.format for use in summarize(ckpt.source).formats)
-    return any(not FORMATS[name].is_float for name in used if name not in INTEGERS)
 
 
 def _built(ckpt: Checkpoint, settings: Settings, dtype: str, say: Say) -> Decoder:
@@ -127,8 +128,9 @@ def _step(step: Step) -> dict[str, Any]:
     return {"name": step.name, "error": step.error, "alone": step.alone}
 
 
-def _ids(ckpt: Checkpoint, settings: Settings, count: int) -> list[int]:
-    """Random ids, the same every time. Checks first that both models fit in memory."""
+def _ids(ckpt: Checkpoint, settings: Settings, count: int) -> tuple[list[int], list[int]]:
+    """Random ids, the same every time: of a source, for a model that reads one first, and of what
+    follows. Checks first that both models fit in memory."""
     ahead = preflight(ckpt, settings)
     if not 2 <= count <= ahead.model.context:
         raise UsageError(
@@ -141,9 +143,23 @@ def _ids(ckpt: Checkpoint, settings: Settings, count: int) -> list[int]:
             f"comparing needs two models in float32, {need:,} bytes, but {free:,} are free.",
             fix="verify a smaller model of the family, or on a larger machine.",
         )
-    return random.Random(0).choices(range(ahead.model.vocab_size), k=count)
+    ids = random.Random(0).choices(range(ahead.model.vocab_size), k=count)
+    if ahead.model.start is None:
+        return [], ids
+    return ids[: count // 2], [ahead.model.start, *ids[count // 2 + 1 :]]
 
 
-def _text_of(ref: str, settings: Settings) -> Checkpoint:
-    """A checkpoint without the tower that may lie beside it: texts are compared."""
-    return open_checkpoint(ref, cache_dir=settings.cache_dir, mmproj="none")
+def _seen(model: Decoder, pieces: Pieces, other: Checkpoint) -> tuple[Step, ...]:
+    """The comparison of a random picture's features, if the model reads pictures. other: the
+    checkpoint whose weights transformers has."""
+    if model.tower is None:
+        return ()
+    side = model.tower.side
+    rough = np.random.default_rng(0).integers(0, 256, (4, 4, COLOURS), np.uint8)
+    tile = rough.repeat(-(-side // 4), 0).repeat(-(-side // 4), 1)[:side, :side]
+    error = relative_error(pieces.see(tile), tower_features(other, tile))
+    return (Step("picture", error, error),)
+
+
+def _opened(ref: str, settings: Settings, mmproj: str) -> Checkpoint:
+    return open_checkpoint(ref, cache_dir=settings.cache_dir, mmproj=mmproj)

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from rbee_worker.answer import Reader, call_ids, find_format, tool_table
+from rbee_worker.answer_parts import Part
 from rbee_worker.errors import WorkerError
 from rbee_worker.tokenizer.chat import ChatRenderer
-from rbee_worker.types import Part
 from tests.answer.test_reader import cuts, joined, told
 from tests.llamacpp.source import Unavailable, unpacked
 

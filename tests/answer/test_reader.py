@@ -19,8 +19,8 @@ from rbee_worker.answer import (
     tool_formats,
     tool_table,
 )
-from rbee_worker.answer.formats import THINKING
-from rbee_worker.types import CallPiece, Part
+from rbee_worker.answer.reasoning_formats import THINKING
+from rbee_worker.answer_parts import CallPiece, Part
 from tests.answer.samples import JSON, SAMPLES, TOOLS, Sample
 
 NAMES = [f"{s.form}-{n}" for n, s in enumerate(SAMPLES)]

@@ -129,9 +129,9 @@ FAMILIES: tuple[Family, ...] = (
         "Gemma 3",
         ("gemma3_text", "gemma3"),
         "5:1 SWA, dual θ (1e4/1e6), QK-norm, no softcap, linear rope scale 8; SigLIP tower, whose "
-        "rows see each other",
+        "rows see each other; EmbeddingGemma is an encoder: vectors, half of a window to each side",
         rotary="halves",
-        gguf="gemma3",
+        gguf="gemma3, gemma-embedding",
     ),
     Family(
         "Gemma 4 (text half)",
@@ -297,6 +297,18 @@ FAMILIES: tuple[Family, ...] = (
         gguf="bert",
     ),
     Family(
+        "MPNet",
+        ("mpnet",),
+        "encoder: vectors, classes; BERT's block, T5's distances beside learned positions",
+        gguf="none",
+    ),
+    Family(
+        "DistilBERT",
+        ("distilbert",),
+        "encoder: vectors, classes; BERT's block without a table of two texts",
+        gguf="bert",
+    ),
+    Family(
         "ModernBERT",
         ("modernbert",),
         "encoder: vectors, classes; alternating local 128, GeGLU, dual θ, no norm in layer 0",
@@ -350,9 +362,20 @@ FAMILIES: tuple[Family, ...] = (
         gguf="llama",
     ),
     Family(
-        "Moondream 1/2", (), "phi text + SigLIP-like vision", rotary="-", gguf="phi2 + clip mmproj"
+        "Moondream 1/2 (to 2024-04-02)",
+        ("moondream1",),
+        "Phi 1.5 with a SigLIP tower: q, k and v in one map; two maps with a GELU for each patch",
+        rotary="halves",
+        gguf="phi2",
     ),
-    Family("MetaVoice", (), "TTS: GPT+speaker emb, hierarchical tokens", rotary="-", gguf="none"),
+    Family(
+        "MetaVoice 1B",
+        ("metavoice",),
+        "text to speech: learned positions, a speaker's embedding in every row, two lanes with and "
+        "without it; EnCodec codes of 2 codebooks, 6 more from a second stage",
+        rotary="none",
+        gguf="none",
+    ),
     Family(
         "SmolLM3",
         ("smollm3",),
@@ -402,6 +425,14 @@ FAMILIES: tuple[Family, ...] = (
         "qk-RMSNorm per head, sigmoid + e_score_correction_bias, shared experts, first_k_dense",
         rotary="halves",
         gguf="dots1",
+    ),
+    Family(
+        "GLM-4.5, GLM-4.6",
+        ("glm4_moe",),
+        "sigmoid + e_score_correction_bias, shared expert, partial rotary 0.5, optional "
+        "qk-RMSNorm, MTP layer",
+        rotary="halves",
+        gguf="glm4moe",
     ),
     Family(
         "OLMoE",

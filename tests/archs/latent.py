@@ -7,12 +7,12 @@ from typing import Any
 
 import gguf
 import numpy as np
-import torch
 import transformers
 from transformers import PretrainedConfig
 
 from tests.archs.base import Arch, Arrays, Blocks, configured, rope
 from tests.archs.mixture import halves
+from tests.archs.small_experts import ChoiceBiases
 
 V2, C2 = transformers.DeepseekV2ForCausalLM, transformers.DeepseekV2Config
 C3 = transformers.DeepseekV3Config
@@ -20,14 +20,8 @@ A = gguf.MODEL_ARCH
 LATENT, TURNING, PLAIN, VALUE = 32, 16, 32, 32
 
 
-class V3(transformers.DeepseekV3ForCausalLM):
-    """With biases that matter for choosing experts: HF begins with zeros."""
-
-    def __init__(self, config: PretrainedConfig) -> None:
-        super().__init__(config)
-        for name, bias in self.named_buffers():
-            if name.endswith("e_score_correction_bias"):
-                bias.copy_(torch.randn_like(bias) * 0.3)
+class V3(ChoiceBiases, transformers.DeepseekV3ForCausalLM):
+    """With biases that matter for choosing experts."""
 
 
 _WIDTHS = {

@@ -9,7 +9,8 @@ from rbee_worker.models import build_model
 from rbee_worker.ops.reference.ops import ReferenceOps
 from rbee_worker.ops.reference.stepwise import ReferenceStepwise
 from rbee_worker.verify.compare import Comparison, compare
-from rbee_worker.verify.oracle import hf_trace, load_oracle
+from rbee_worker.verify.hf_trace import hf_trace
+from rbee_worker.verify.oracle import load_oracle
 from tests.archs import Arch, oracle, write_checkpoint, write_gguf
 from tests.prompts import random_prompt
 

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from rbee_worker.models import ARCHITECTURES
-from rbee_worker.models.config import INERT, DecoderConfig
+from rbee_worker.models.config import DecoderConfig
+from rbee_worker.models.inert_keys import INERT
 from tests.archs.base import Arch, configured
 
 ROOT = Path(__file__).parents[2]
@@ -28,7 +29,8 @@ PLACES: tuple[tuple[str, str], ...] = (
     ("rbee_worker/models/", "its file: config keys, and the block that they make"),
     ("rbee_worker/models/__init__.py", "its row: model_type, config, build, title"),
     ("rbee_worker/checkpoint/names/", "its GGUF files, if llama.cpp has any: keys and tensors"),
-    ("rbee_worker/verify/families.py", "only where a GGUF file groups rows otherwise than HF"),
+    ("rbee_worker/verify/regrouped.py", "only where a GGUF file groups rows otherwise than HF"),
+    ("rbee_worker/verify/gathered.py", "only where it lacks config keys that HF's class needs"),
     ("tests/archs/", "at least two tiny configs that differ in every optional trait"),
     ("tests/archs/families.py", "its line of docs/architectures.md"),
     ("tests/published/", "a published config.json and its number of parameters"),

@@ -14,9 +14,9 @@ from functools import cache
 from pathlib import Path
 
 from rbee_worker.checkpoint.names import DIALECTS, GGUF_ARCHITECTURES
-from rbee_worker.models import ARCHITECTURES, ENCODERS, PAIRS, SEEING
+from rbee_worker.models import ARCHITECTURES, ENCODERS, PAIRS, SEEING, SPEAKING
 from rbee_worker.verify.oracle import own_models
-from tests import mmproj, pairs, seeing
+from tests import mmproj, pairs, seeing, speaking
 from tests.archs import ARCHS, Arch
 from tests.archs.families import FAMILIES, Family
 from tests.encoders import ROWS
@@ -53,7 +53,8 @@ _ENCODERS = """
 
 Encoders give vectors or class scores, never text. For each `model_type`: the classes of
 transformers that are the oracle, and the configs that are compared
-([tests/encoders.py](../tests/encoders.py)). On `cpu` and `reference`, the tests allow 1e-5 (norm
+([tests/encoders.py](../tests/encoders.py)); `gemma3_text` is one where
+`use_bidirectional_attention` is true. On `cpu` and `reference`, the tests allow 1e-5 (norm
 of the difference over norm, in float32) for vectors pooled in each way and for class scores, of one
 text and of two; a text has the same bits alone and in any batch. GGUF: the configs whose GGUF files
 give what the safetensors files give, bit for bit.
@@ -69,7 +70,7 @@ An encoder reads the prompt once, and its keys and values are kept beside the an
 plans both). The tests ([tests/engine/test_pairs.py](../tests/engine/test_pairs.py)) hold the whole
 engine, on `cpu` and `reference`, to transformers' log-probabilities in float32 (5e-5), and to the
 same bits alone, in any batch, after a preemption and with drafts; on `cuda` to its bounds. `verify`
-does not compare them, and they give no vectors.
+compares both halves layer by layer. They give no vectors.
 
 | `model_type` | oracle | configs |
 |---|---|---|
@@ -84,11 +85,28 @@ model is its text model alone. The tests
 `cpu` and `reference`, to transformers' log-probabilities in float32 (5e-5) of prompts with one
 and several pictures and tiles, and to the same bits in steps of any size, in any batch, after a
 preemption and with drafts. GGUF: the projector of llama.cpp's mmproj files, which are read
-where they lie beside the model or are named by `--mmproj`. `cuda` reads the text models alone,
-and a note says so.
+where they lie beside the model or are named by `--mmproj`. `verify` compares the features of a
+picture, and the text model layer by layer. On `cuda` models are held to its bounds.
 
 | `model_type` | oracle | configs | mmproj |
 |---|---|---|---|
+"""
+
+_SPEAKING = """
+# Models that speak
+
+A first stage draws codes of sound in the engine; what makes sound of them runs beside it
+([speech.md](speech.md)). The tests
+([tests/engine/test_speaking.py](../tests/engine/test_speaking.py),
+[tests/speech](../tests/speech)) hold the whole engine, on `cpu` and `reference`, to a float64
+reference written from the authors' description (logits of both lanes 1e-5), and to the same bits
+in steps of any size, in any batch and after a preemption; the second stage to such a reference
+(1e-5), the speaker encoder to torch's LSTM, EnCodec's decoder to transformers' (1e-5). GGUF:
+candle's kind of file, with the same tensors. On `cuda` the tokens are held to the same reference.
+`verify` does not compare it.
+
+| `model_type` | oracle | configs |
+|---|---|---|
 """
 
 _PROOF = """
@@ -113,11 +131,12 @@ what `tests/test_verify_archs.py` measures anew each time.
 def page(errors: Errors) -> str:
     """The whole page."""
     families = "".join(_family(f) for f in FAMILIES)
-    encoders = "".join(map(_encoder, ENCODERS))
+    encoders = "".join(map(_encoder, dict.fromkeys(row.config().model_type for row in ROWS)))
     proofs = "".join(_proof(m, errors) for m in ARCHITECTURES)
     both = "".join(map(_pair, PAIRS))
     eyes = "".join(map(_seeing, dict.fromkeys(row.type for row in seeing.ROWS)))
-    tables = families + _ENCODERS + encoders + _PAIRS + both + _SEEING + eyes
+    voices = "".join(map(_speaking, SPEAKING))
+    tables = families + _ENCODERS + encoders + _PAIRS + both + _SEEING + eyes + _SPEAKING + voices
     return _HEAD + tables + _PROOF + proofs
 
 
@@ -128,6 +147,7 @@ def works(family: Family) -> bool:
         *ENCODERS,
         *PAIRS,
         *SEEING,
+        *SPEAKING,
         *DIALECTS,
     }
 
@@ -137,7 +157,7 @@ def problems() -> list[str]:
     named = {t for f in FAMILIES for t in f.types}
     told = [
         f"tests/archs/families.py: add to FAMILIES a Family with types=({m!r},)"
-        for m in (*ARCHITECTURES, *ENCODERS, *PAIRS, *SEEING)
+        for m in (*ARCHITECTURES, *ENCODERS, *PAIRS, *SEEING, *SPEAKING)
         if m not in named
     ]
     told += [
@@ -220,9 +240,14 @@ def _pair(model_type: str) -> str:
 
 def _seeing(model_type: str) -> str:
     rows = [row for row in seeing.ROWS if row.type == model_type]
-    oracles = ", ".join(sorted({type(seeing.oracle(row.id)).__name__ for row in rows}))
+    named = {row.oracle or type(seeing.oracle(row.id)).__name__ for row in rows}
+    oracles = ", ".join(sorted(named))
     ids = ", ".join(row.id for row in rows)
     return f"| `{model_type}` | {oracles} | {ids} | {mmproj.KINDS[rows[0].id]} |\n"
+
+
+def _speaking(model_type: str) -> str:
+    return f"| `{model_type}` | float64, from the description | {', '.join(speaking.SHAPES)} |\n"
 
 
 def _proof(model_type: str, errors: Errors) -> str:
@@ -243,7 +268,8 @@ def _oracle(arch: Arch) -> str:
         return arch.model.__name__
     if arch.model in (model for _, model in own_models()):
         return f"{arch.model.__name__}, from the paper"
-    return f"{arch.model.__mro__[1].__name__}, corrected"
+    theirs = next(c for c in arch.model.__mro__ if c.__module__.startswith("transformers."))
+    return f"{theirs.__name__}, corrected"
 
 
 def main() -> None:

@@ -14,32 +14,47 @@ from tests import tiny
 MB = 1_000_000
 _PROGRAM = """
 import json, mmap, os, sys, time
+def seen():  # until its memory was looked at, from now on
+    looks = os.stat(sys.argv[2]).st_size
+    while os.stat(sys.argv[2]).st_size < looks + 2:  # the first one may have begun before
+        time.sleep(0.001)
 def tell(stage, **more):
     print(json.dumps({"stage": stage, **more}), flush=True)
     sys.stdin.readline()
 tell("first")
 held = bytearray(b"x") * 60_000_000
-time.sleep(0.1)
+seen()
 del held
 fd = os.memfd_create("kept")
 os.ftruncate(fd, 40_000_000)
 kept = mmap.mmap(fd, 40_000_000)
 kept[:] = bytes(40_000_000)
-time.sleep(0.1)
+seen()
 tell("second", seconds=0.5)
 with open(sys.argv[1], "rb") as file:
     mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     sum(mapped[::4096])
-    time.sleep(0.1)
+    seen()
 tell("end")
 """
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no way to see it here")
-def test_peaks_belong_to_the_stage_they_were_in_and_files_are_apart(tmp_path: Path) -> None:
-    big = tmp_path / "big"
+def test_peaks_belong_to_the_stage_they_were_in_and_files_are_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    big, looks = tmp_path / "big", tmp_path / "looks"
     big.write_bytes(b"y" * 30 * MB)
-    stages = memory.watch([sys.executable, "-c", _PROGRAM, str(big)])
+    looks.touch()
+    see = memory.Peaks.see
+
+    def counted(peaks: memory.Peaks, own: int, file: int) -> None:
+        see(peaks, own, file)
+        with looks.open("a") as noted:
+            noted.write("x")
+
+    monkeypatch.setattr(memory.Peaks, "see", counted)
+    stages = memory.watch([sys.executable, "-c", _PROGRAM, str(big), str(looks)])
     first, second = stages["first"], stages["second"]
     assert 58 * MB < first["peak"] - first["own"] < 130 * MB
     assert 38 * MB < second["own"] - first["own"] < 50 * MB  # shared memory counts, freed not

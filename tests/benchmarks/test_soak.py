@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import mmap
+import os
 import random
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,14 +18,16 @@ import pytest
 
 from benchmarks.live_clients import Clients, Wrong
 from benchmarks.live_worker import Figures, LiveWorker
-from benchmarks.soak import faults_of
+from benchmarks.soak import UNEXPLAINED, faults_of
 from benchmarks.soak_plot import plot, slope
-from benchmarks.soak_trouble import Trouble
+from benchmarks.soak_trouble import Trouble, cut_log
 from benchmarks.soak_watch import (
     ANSWERS,
     KEPT,
     TURNS,
     Sample,
+    grown,
+    mappings,
     mb_per_hour,
     warm_engine,
     warm_server,
@@ -63,7 +71,7 @@ def test_what_is_not_as_it_must_be_is_a_fault() -> None:
     found = {
         "wrong": 0, "of": 9, "before": base, "after": dict(base), "left in /dev/shm": [],
         "never happened": [], "never ended": [], "left out": ["the clock"],
-        "server_mb_per_hour": 0.9, "engine_mb_per_hour": 1.1,
+        "server_mb_per_hour": 0.9, "engine_mb_per_hour": 1.1, UNEXPLAINED: {"step": 2},
     }  # fmt: skip
     assert faults_of(found, 3) == []
     assert faults_of(found, 30) == ["the engine grows by 1.1 MB an hour", "left out: the clock"]
@@ -71,6 +79,9 @@ def test_what_is_not_as_it_must_be_is_a_fault() -> None:
     assert [fault.split(":")[0] for fault in faults_of(found | {"after": after}, 3)] == [
         "descriptors", "kv_blocks_used"
     ]  # fmt: skip
+    assert faults_of(found | {UNEXPLAINED: {"crashed": 1}}, 3) == [
+        "engines that were lost by themselves (crashed): 1"
+    ]
     assert faults_of(found | {"wrong": 2}, 3) == ["2 of 9 answers are wrong"]
     assert faults_of(found | {"never happened": ["left"]}, 3) == ["it never happened: left"]
 
@@ -101,6 +112,50 @@ def test_memory_is_judged_once_all_that_is_kept_was_replaced() -> None:
     assert warm_engine([]) == []
 
 
+def test_what_grew_is_named() -> None:
+    told: list[dict[str, int]] = [{"a [heap]": 5_000_000, "b": 7}, {}, {"a [heap]": 9, "c": 200}]
+    told[2] |= {"b": 99_000, "a [heap]": 5_400_000, "d": 2_000_000}
+    samples = [
+        Sample(at, 0, 0, 1, Figures(0, 0, 0), mapped=mapped) for at, mapped in enumerate(told)
+    ]
+    assert grown(samples) == ["d: 2.00 MB more", "a [heap]: 0.40 MB more"]
+    assert grown(samples[:2]) == []
+
+
+def test_mappings_have_what_the_process_has_touched() -> None:
+    before = sum(mappings(os.getpid()).values())
+    touched = mmap.mmap(-1, 8 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    touched.write(b"x" * (8 << 20))
+    assert sum(mappings(os.getpid()).values()) - before >= 7 << 20
+    touched.close()
+
+
+def test_a_journals_log_is_cut_where_its_turn_ends(tmp_path: Path) -> None:
+    """What an earlier turn of the log has left goes; no row is lost, and SQLite goes on."""
+    path = tmp_path / "jobs.db"
+    db = sqlite3.connect(path, isolation_level=None)
+    for pragma in ("locking_mode = EXCLUSIVE", "journal_mode = WAL", "wal_autocheckpoint = 0"):
+        db.execute(f"PRAGMA {pragma}")
+    db.execute("CREATE TABLE rows (text TEXT)")
+    for _ in range(50):
+        db.execute("INSERT INTO rows VALUES (?)", ("x" * 5000,))
+    db.execute("PRAGMA wal_checkpoint(RESTART)")
+    db.execute("INSERT INTO rows VALUES ('after')")
+    log = path.with_name("jobs.db-wal")
+    before = log.stat().st_size
+    cut_log(tmp_path)
+    assert log.stat().st_size < before / 10
+    cut = log.stat().st_size
+    cut_log(tmp_path)
+    assert log.stat().st_size == cut
+    db.execute("INSERT INTO rows VALUES ('at last')")
+    shutil.copytree(tmp_path, tmp_path / "copy")  # what another process would find after a kill
+    with closing(sqlite3.connect(tmp_path / "copy" / "jobs.db")) as copy:
+        found = copy.execute("SELECT text FROM rows ORDER BY rowid").fetchall()
+    assert (len(found), found[-2:]) == (52, [("after",), ("at last",)])
+    db.close()
+
+
 def test_every_trouble_is_made_once_in_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
     async def at_once(_: float) -> None:
         """Instead of a pause."""
@@ -121,5 +176,13 @@ def test_every_trouble_is_made_once_in_a_round(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(asyncio, "sleep", at_once)
     asyncio.run(trouble.run(over, lambda: True))
     assert trouble.missing() == []
+    asyncio.run(trouble.once())  # as before it begins: those count as well
+    assert trouble.ended() == {
+        "killed": 2 * rounds + 1, "crashed": rounds + 1, "stopped": rounds + 1
+    }  # fmt: skip
     assert trouble.counts.pop("engine killed") == 2 * rounds
     assert {*trouble.counts.values()} == {rounds}
+    gentle = [*trouble.calm_counts]
+    assert trouble.missing_in_calm() == [f"{name}, at last" for name in gentle]
+    asyncio.run(trouble.run(lambda: not trouble.missing_in_calm(), lambda: False))
+    assert trouble.calm_counts == dict.fromkeys(gentle, 1)

@@ -42,8 +42,7 @@ def unsaid() -> Iterator[tuple[str, str, str]]:
         said |= {*row.rows}
         if "inner_widths" in said:  # of each layer; `by_layers` makes one of them
             said |= {"intermediate_size"}
-        types = {row.model_type, *(t for _, t in row.variants), *(t for *_, t in row.by_value)}
-        for model_type in sorted(types):
+        for model_type in sorted(row.model_types):
             for f in fields(architecture(model_type, where="").config):
                 if f.name not in said and "None" not in str(f.type):
                     yield name, model_type, f.name
@@ -208,7 +207,7 @@ FULL, SLIDING = "full_attention", "sliding_attention"
             {
                 "kinds": (["linear_attention"] * 3 + [FULL]) * 3,
                 "inner": 96,
-                "further_layers": 0,
+                "num_nextn_predict_layers": 0,
                 "norm_topk_prob": True,
             },
         ),

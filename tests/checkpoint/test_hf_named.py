@@ -15,8 +15,9 @@ from rbee_worker.checkpoint import open_checkpoint
 from rbee_worker.checkpoint.weight_files import stamp
 from rbee_worker.errors import CheckpointError
 from rbee_worker.models import build_model
+from rbee_worker.ops.reference.model import ReferenceModel
 from rbee_worker.ops.reference.ops import ReferenceOps
-from tests import pairs
+from tests import pairs, seeing
 from tests.archs import ARCHS, Arch, rwkv, write_checkpoint
 from tests.archs.base import configured
 from tests.checkpoint import candle, gguf_bytes
@@ -59,6 +60,24 @@ def test_t5(tmp_path: Path) -> None:
     assert (ckpt.arch, ckpt.config) == (plain.arch, plain.config)
     a, b = (build_model(c, ReferenceOps()) for c in (ckpt, plain))
     assert (a.n_parameters, a.notes) == (b.n_parameters, b.notes)
+
+
+def test_moondream(tmp_path: Path) -> None:
+    """candle's quantized one: q, k and v in one matrix, positions as those of a batch."""
+    folder = seeing.write("moondream", tmp_path / "hf")
+    file = candle.write(folder, tmp_path / "candle")
+    ckpt, plain = open_checkpoint(str(file)), open_checkpoint(str(candle.unpack(folder)))
+    assert (ckpt.arch, ckpt.config) == (plain.arch, plain.config)
+    tile, prompt = seeing.pixels("moondream", 1, 4)[0], TOKENS
+    found = []
+    for one in (ckpt, plain):
+        model = build_model(one, ReferenceOps())
+        assert not model.skipped
+        driver = Driver(model)
+        text = driver.feed([(driver.start(prompt), len(prompt))])[0]
+        found.append((ReferenceModel(model).see(tile), text))
+    for got, want in zip(*found, strict=True):
+        assert ((got - want).norm() / want.norm()).item() < 1e-6
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from huggingface_hub import close_session, constants, hf_hub_download, scan_cache_dir
 
-from rbee_worker.checkpoint import hf_cache
+from rbee_worker.checkpoint import hf_cache, tokenizer_files
 from rbee_worker.checkpoint import hub as hub_module
 from rbee_worker.checkpoint.refs import list_models, parse, pull, resolve
 from rbee_worker.errors import BadReference, ModelError
@@ -141,6 +141,22 @@ def test_a_model_without_its_pickles(hub, tmp_path):
     assert said[0] == ("fetching hf:o/model", 0, total)
     assert said[-1] == ("fetching hf:o/model", total, total)
     assert [done for _, done, _ in said] == sorted(done for _, done, _ in said)
+
+
+def test_every_file_that_text_is_read_from_is_fetched(hub, tmp_path):
+    """Whatever holds the vocabulary (T5's is spiece.model), and how vectors are made; the model's
+    folder is none of those in it, though one of them is the first."""
+    more = (*tokenizer_files.READ, "modules.json", "1_Pooling/config.json", "processor_config.json")
+    more += ("2_Dense/config.json", "2_Dense/model.safetensors")
+    hub.files["o/model"] |= dict.fromkeys(more, b"{}")
+    path = pull("hf:o/model", cache_dir=str(tmp_path))
+    assert [name for name in more if not (path / name).is_file()] == []
+
+
+def test_weights_of_a_step_are_no_model(hub, tmp_path):
+    hub.files["o/model"] = {"config.json": b"{}", "2_Dense/model.safetensors": b"{}"}
+    with pytest.raises(BadReference, match="has no safetensors weights"):
+        pull("hf:o/model", cache_dir=str(tmp_path))
 
 
 def test_what_is_there_needs_no_network(hub, tmp_path):
@@ -347,13 +363,17 @@ def test_two_references_never_share_a_receipt(tmp_path):
     models = [parse(ref) for ref in ALIKE]
     assert len({hub_module._old_receipt(m, tmp_path) for m in models}) < len(models)
     assert len({hub_module._receipt(m, tmp_path) for m in models}) == len(models)
-    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "1_Pooling").mkdir(parents=True)
+    (tmp_path / "x" / "model.safetensors").touch()
     for model in models:
         file = hub_module._old_receipt(model, tmp_path)
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps({"ref": ALIKE[0], "path": str(tmp_path / "x")}))
     found = [hub_module.local(m, tmp_path, tmp_path / "store") for m in models]
     assert found == [tmp_path / "x", None, None, None]
+    step = {"ref": ALIKE[0], "path": str(tmp_path / "x" / "1_Pooling")}  # as it was once written
+    hub_module._receipt(models[0], tmp_path).write_text(json.dumps(step))
+    assert hub_module.local(models[0], tmp_path, tmp_path / "store") == tmp_path / "x"
 
 
 def test_room_is_checked_first(hub, tmp_path, monkeypatch):

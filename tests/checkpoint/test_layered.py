@@ -88,9 +88,13 @@ def test_layers_without_key_heads(heads: Any, count: int, kinds: list[str]) -> N
 def test_layers_behind_the_last_are_not_counted() -> None:
     """Qwen3-Next's one that predicts a further token."""
     types = ["linear_attention", FULL, "linear_attention", FULL]
-    config = {"num_hidden_layers": 4, "layer_types": types, "further_layers": 1}
+    config = {"num_hidden_layers": 4, "layer_types": types, "num_nextn_predict_layers": 1}
     by_layers(config, "x")
-    assert config == {"num_hidden_layers": 3, "layer_types": types[:3], "further_layers": 1}
+    assert config == {
+        "num_hidden_layers": 3,
+        "layer_types": types[:3],
+        "num_nextn_predict_layers": 1,
+    }
 
 
 def test_layers_that_are_feed_forward_blocks() -> None:

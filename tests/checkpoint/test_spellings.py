@@ -12,6 +12,8 @@ import transformers
 from rbee_worker.checkpoint.hf_config import read_config
 from rbee_worker.checkpoint.names import DIALECTS
 from rbee_worker.errors import CheckpointError
+from rbee_worker.models import ARCHITECTURES, SEEING
+from rbee_worker.models.config import read_config as model_config
 
 LINEAR = {"rope_type": "linear", "factor": 4.0}
 DYNAMIC = {"rope_type": "dynamic", "factor": 2.0}
@@ -110,6 +112,12 @@ def test_different_values_are_refused_with_both(name: str, tmp_path: Path) -> No
     assert caught.value.fix
 
 
+OLD_KEYS_THAT_WIN = (
+    *("padded_vocab_size", "seq_length", "ffn_hidden_size"),
+    *("block_ff_dim", "tie_embedding"),
+)
+
+
 @pytest.mark.parametrize("model_type", DIALECTS)
 def test_every_renamed_key_is_held_against_its_new_name(model_type: str, tmp_path: Path) -> None:
     dialect = DIALECTS[model_type]
@@ -117,8 +125,9 @@ def test_every_renamed_key_is_held_against_its_new_name(model_type: str, tmp_pat
     for old, new in dialect.keys.items():
         both = {**sound, old: 3, new: 3}
         assert read(tmp_path, both)[new] == 3
-        if old in ("padded_vocab_size", "seq_length", "ffn_hidden_size"):
-            assert read(tmp_path, {**both, new: 2})[new] == 3  # its own code reads the old one
+        if old in OLD_KEYS_THAT_WIN:
+            # its own code reads the old one; so does transformers, of LFM2's
+            assert read(tmp_path, {**both, new: 2})[new] == 3
             continue
         with pytest.raises(CheckpointError, match=f"{new} is 2, but {old} is 3"):
             read(tmp_path, {**both, new: 2})
@@ -169,3 +178,39 @@ def test_the_text_model_has_a_config_of_its_own(tmp_path: Path) -> None:
     assert ours["rope_theta (outside the text model's config)"] == 5.0
     assert ours["hidden_size (outside the text model's config)"] == 8
     assert "vocab_size (outside the text model's config)" not in ours
+
+
+@pytest.mark.parametrize(
+    ("model_type", "text"),
+    [
+        ("gemma3", {"hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 34}),
+        ("smolvlm", {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 24}),
+        ("idefics3", {"vocab_size": 128259, "intermediate_size": 14336}),
+        ("llama4", {"num_hidden_layers": 3}),
+        ("gemma4", {}),
+    ],
+)
+def test_what_a_text_config_leaves_out(
+    model_type: str, text: dict[str, Any], tmp_path: Path
+) -> None:
+    """transformers writes into it what differs from its class, as in the files of Gemma 3 4B and
+    SmolVLM2; what is left out is what the class says."""
+    ours = read(tmp_path, {"model_type": model_type, "text_config": text})
+    kind = ARCHITECTURES.get(str(ours["model_type"])) or SEEING[str(ours["model_type"])]
+    config, _ = model_config(kind.config, ours, where="here")
+    hf = transformers.AutoConfig.from_pretrained(tmp_path).text_config
+    for name in (*SIZES, "vocab_size", "intermediate_size", "num_hidden_layers"):
+        assert getattr(config, name) == getattr(hf, name), name
+    assert config.kv_heads == hf.num_key_value_heads
+    if model_type != "gemma4":  # whose heads are of two widths
+        assert config.width == hf.head_dim
+    assert config.rms_norm_eps == hf.rms_norm_eps
+    assert config.max_position_embeddings == hf.max_position_embeddings
+
+
+def test_old_keys_of_lfm2_are_read_as_transformers_reads_them(tmp_path: Path) -> None:
+    both = {"model_type": "lfm2", "block_ff_dim": 12288, "intermediate_size": 8192}
+    both |= {"tie_embedding": False, "tie_word_embeddings": True}
+    hf, ours = transformers.Lfm2Config(**both), read(tmp_path, both)
+    assert ours["intermediate_size"] == hf.intermediate_size == 12288
+    assert ours["tie_word_embeddings"] is hf.tie_word_embeddings is False

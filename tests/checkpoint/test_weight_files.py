@@ -6,7 +6,9 @@ import os
 import shutil
 from pathlib import Path
 
-from rbee_worker.checkpoint.weight_files import digest
+import pytest
+
+from rbee_worker.checkpoint.weight_files import digest, stamp
 
 
 def test_copies_have_one_digest_and_other_weights_another(tmp_path: Path) -> None:
@@ -26,6 +28,19 @@ def test_copies_have_one_digest_and_other_weights_another(tmp_path: Path) -> Non
     (model / "model.safetensors").write_bytes(raw)
     (model / "config.json").write_text("{ }")
     assert digest(model) != mine
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_a_map_of_vectors_is_one_of_the_files(tmp_path: Path, name: str) -> None:
+    dense = tmp_path / "2_Dense"
+    dense.mkdir()
+    for file in ("model.safetensors", "config.json"):
+        (tmp_path / file).write_text("{}")
+        (dense / file).write_text("{}")
+    whole, seen = digest(tmp_path), stamp(tmp_path)
+    (dense / name).write_text("{ }")
+    assert digest(tmp_path) != whole
+    assert stamp(tmp_path) != seen
 
 
 def test_a_single_file_and_its_parts(tmp_path: Path) -> None:

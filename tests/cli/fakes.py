@@ -9,23 +9,22 @@ from collections.abc import AsyncIterator, Callable
 from types import SimpleNamespace
 from typing import Any, Literal
 
+from rbee_worker.answer_parts import CallPiece
 from rbee_worker.config import Settings
 from rbee_worker.engine.messages import Loading
 from rbee_worker.errors import WorkerError
+from rbee_worker.model_info import ModelInfo
 from rbee_worker.params import Rules
+from rbee_worker.sequence_end import StopRecord, Usage
 from rbee_worker.types import (
-    CallPiece,
     End,
     Event,
-    ModelInfo,
     Narration,
     Request,
     Resolved,
     SamplingParams,
     Started,
-    StopRecord,
     Token,
-    Usage,
 )
 
 INFO = ModelInfo(

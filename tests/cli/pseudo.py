@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 from typing import Self
 
+from tests.patience import LIMIT_S
+
 ROOT = Path(__file__).parents[2]
 CTRL_C, CTRL_D, ENTER, ALT_ENTER = "\x03", "\x04", "\r", "\x1b\r"
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[()][A-Z0-9]|\x1b[=>]|\x1b\][^\x07]*\x07")
@@ -48,7 +50,7 @@ def _cpu_seconds(folder: Path, code: str) -> float:
     # compiled modules may be kept, as an installed package has them
     env = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     command = [sys.executable, "-c", code]
-    subprocess.run(command, cwd=ROOT, env=env, capture_output=True, timeout=60)
+    subprocess.run(command, cwd=ROOT, env=env, capture_output=True, timeout=LIMIT_S)
     return float(told.read_text())
 
 
@@ -90,7 +92,7 @@ class Terminal:
         """Type."""
         os.write(self._master, keys.encode())
 
-    def wait_for(self, text: str, seconds: float = 20) -> None:
+    def wait_for(self, text: str, seconds: float = LIMIT_S) -> None:
         """Until `text` comes after what earlier calls waited for."""
         until = time.monotonic() + seconds
         while (at := self.screen.find(text, self._seen)) < 0:
@@ -99,7 +101,7 @@ class Terminal:
             assert self._read(left), f"left before {text!r}: {self.screen[self._seen :]!r}"
         self._seen = at + len(text)
 
-    def prompt(self, seconds: float = 20) -> None:
+    def prompt(self, seconds: float = LIMIT_S) -> None:
         """Until a prompt is drawn that reads keys.
 
         Between two prompts the kernel reads them: Ctrl-D would be lost, Ctrl-C a signal. Wait for
@@ -111,7 +113,7 @@ class Terminal:
             assert time.monotonic() < until, f"no prompt in {self.screen!r}"
             time.sleep(0.005)
 
-    def leave(self, seconds: float = 20) -> int:
+    def leave(self, seconds: float = LIMIT_S) -> int:
         """Until the program ends: its exit code."""
         while self._read(seconds):
             pass

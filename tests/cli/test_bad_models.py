@@ -10,6 +10,7 @@ import pytest
 
 from tests import tiny
 from tests.cli.pseudo import cpu_seconds, import_seconds
+from tests.patience import LIMIT_S
 from tests.yardstick import ratio
 
 ROOT = Path(__file__).parents[2]
@@ -151,7 +152,7 @@ def program(*args: str) -> subprocess.CompletedProcess[str]:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=LIMIT_S,
     )
 
 

@@ -8,10 +8,30 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from rbee_worker.models.random import random_checkpoint
+from rbee_worker.models.shapes import SHAPES
 from tests import tiny
 from tests.cli.pseudo import Terminal
 
 ROOT = Path(__file__).parents[2]
+MANY = "64x16-192"
+_SMALL = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "vocab_size": 320}
+LIKE = {  # what makes a shape small
+    "minilm-l6": _SMALL | {"num_attention_heads": 4, "max_position_embeddings": 192},
+    "modernbert-base": _SMALL | {"num_attention_heads": 4, "max_position_embeddings": 192},
+    "metavoice-1b": _SMALL | {"num_attention_heads": 4, "num_key_value_heads": 4},
+    "flan-t5-base": {
+        "d_model": 64,
+        "d_kv": 16,
+        "d_ff": 96,
+        "num_layers": 2,
+        "num_decoder_layers": 2,
+        "num_heads": 4,
+        "vocab_size": 320,
+    },
+}
 
 
 def run(*args: str, code: int = 0) -> str:
@@ -29,6 +49,8 @@ def test_every_figure_is_there(tmp_path: Path) -> None:
     model = tiny.write_safetensors(tmp_path / "tiny")
     found = json.loads(run(str(model), "--json", "--kv-tokens", "600", "--threads", "1"))
     assert found["backend"] == "reference"
+    assert (found["dtype"], found["kv_dtype"], found["activations"]) == ("f32", "f32", "f32")
+    assert found["instructions"] == ""
     ((prompt, rate),) = found["prefill_tok_s"].items()
     assert rate > 0
     assert found[f"decode_at_{prompt}_tok_s"] > 0
@@ -47,11 +69,12 @@ def test_for_a_person(tmp_path: Path) -> None:
     model = tiny.write_safetensors(tmp_path / "tiny")
     words = ["rbee-worker", "bench", str(model), "--kv-tokens", "600", "--threads", "1"]
     code = f"import sys; from rbee_worker.cli.main import main; sys.argv = {words!r}; main()"
-    with Terminal(code, tmp_path, RBEE_BACKEND="reference", PYTHONPATH=str(ROOT)) as bench:
-        bench.wait_for("Prefill of 128 tokens, 3 of 3.", 120)
+    environ = {"RBEE_BACKEND": "reference", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    with Terminal(code, tmp_path, **environ) as bench:
+        bench.wait_for("Prefill of 128 tokens, 3 of 3.")
         bench.wait_for("Decoding one sequence after 16 tokens, 1 of 3.")
         bench.wait_for("Decoding 8 sequences after 16 tokens, 2 of 3: ")
-        bench.wait_for("decode, 8 at once", 120)
+        bench.wait_for("decode, 8 at once")
         bench.wait_for("GB/s; decoding uses")
         assert bench.leave() == 0
 
@@ -64,6 +87,7 @@ def test_what_it_cannot_do_is_one_line(tmp_path: Path) -> None:
     # what it sets itself is refused, not taken and left
     assert "--max-seqs" in run(str(model), "--max-seqs", "2", code=2)
     assert "--prefix-cache" in run(str(model), "--prefix-cache", code=2)
+    assert "--draft-model" in run(str(model), "--draft-model", str(model), code=2)
 
 
 def test_random_weights_need_no_checkpoint(tmp_path: Path) -> None:
@@ -79,6 +103,34 @@ def test_random_weights_need_no_checkpoint(tmp_path: Path) -> None:
     assert found["notes"][0] == "the weights are random"
     assert found["decode_tok_s"]["1"] > 0
     assert "bandwidth_share" in found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", sorted(LIKE))
+def test_every_kind_of_model(tmp_path: Path, shape: str) -> None:
+    """Those that are no decoders alone, each of a published shape made small."""
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(dict(SHAPES[shape]) | LIKE[shape]))
+    options = ("--kv-tokens", "4096", "--threads", "1")
+    found = json.loads(run("--random", str(config), "--json", *options))
+    if shape in ("minilm-l6", "modernbert-base"):
+        assert list(found["vectors_tok_s"]) == list(found["texts_s"]) == ["1x128", "1x192", MANY]
+        assert all(found["vectors_tok_s"][k] > found["texts_s"][k] > 0 for k in found["texts_s"])
+        assert 0 < found["load_s"] < found["first_vector_s"]
+        assert "bandwidth_share" not in found
+        assert "decode_tok_s" not in found
+    else:
+        assert min(found["decode_tok_s"].values()) > 0
+        assert 0 < found["bandwidth_share"] < 1
+    assert found["read_bytes"] > 0
+
+
+def test_published_shapes_can_be_read() -> None:
+    """Their documentation names each of them."""
+    page = (ROOT / "docs/worker-api.md").read_text()
+    for shape in SHAPES:
+        assert f"`{shape}`" in page
+        assert random_checkpoint(shape).notes[0] == "the weights are random"
 
 
 def test_random_weights_or_a_model(tmp_path: Path) -> None:

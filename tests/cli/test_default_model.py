@@ -94,17 +94,17 @@ def test_a_conversation(cache: Path, tmp_path: Path) -> None:
     )
     environ = {"PYTHONPATH": str(ROOT), "RBEE_CACHE_DIR": str(cache)}
     with Terminal(code, tmp_path, **environ) as talk:
-        talk.wait_for("Ctrl-D leaves", 120)
+        talk.wait_for("Ctrl-D leaves")
         talk.prompt()
         talk.send("What is the capital of France?" + ENTER)
-        talk.wait_for("Paris", 60)
-        talk.wait_for("stopped: end token <|im_end|>", 60)
+        talk.wait_for("Paris")
+        talk.wait_for("stopped: end token <|im_end|>")
         talk.prompt()
         talk.send("/set max_tokens 5" + ENTER)
         talk.wait_for("max_tokens = 5")
         talk.prompt()
         talk.send("And of Italy?" + ENTER)
-        talk.wait_for("cached)", 60)  # the conversation so far is not computed again
+        talk.wait_for("cached)")  # the conversation so far is not computed again
         talk.prompt()
         talk.send(CTRL_D)
         assert talk.leave() == 0
@@ -122,7 +122,7 @@ async def _peak_bytes(settings: Settings) -> int:
     client = await EngineClient.start(settings)
     try:
         await client.ready()
-        host = client._host
+        host = client._engine.host
         assert isinstance(host, ProcessHost)
         await _finish(client, "long", "word " * 600)
         await asyncio.gather(*(_finish(client, f"r{n}", "word " * 30) for n in range(64)))

@@ -28,15 +28,22 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(BERT, tmp_path_factory.mktemp("embed") / "bert", **files)
 
 
-def run(model: Path, *words: str, given: str = "") -> subprocess.CompletedProcess[str]:
+def run(model: Path, *words: str, given: str = "", **more: str) -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     command = [sys.executable, "-c", PROGRAM, "embed", "--model", str(model), *words]
-    env = {**os.environ, "PYTHONPATH": path, "RBEE_THREADS": "1"}
-    return subprocess.run(command, input=given, capture_output=True, text=True, env=env)
+    env = {**os.environ, "PYTHONPATH": path, "RBEE_THREADS": "1", **more}
+    raw = given.encode("utf-8", "surrogateescape")
+    done = subprocess.run(command, input=raw, capture_output=True, env=env)
+    out, err = done.stdout.decode(), done.stderr.decode()
+    return subprocess.CompletedProcess(command, done.returncode, out, err)
 
 
 def rows(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
     assert done.returncode == 0, done.stderr
+    return written(done)
+
+
+def written(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
@@ -91,7 +98,7 @@ def test_options(model: Path) -> None:
         ((), '"a"\n{"txt": "b"}\n', "line 2: cannot be read (Object contains unknown field"),
         ((), '"a"\nnonsense\n', "line 2: cannot be read"),
         ((), '{"id": 1}\n', "line 1: has not exactly one of text and token_ids"),
-        ((), '"a"\n""\n', "line 2: prompt: is empty"),
+        ((), '"a"\n""\n""\nnonsense\n', "line 2: prompt: is empty"),
         ((), '{"token_ids": [999]}\n', "line 1: token_ids: entry 0 is no id of the vocabulary"),
         (("a " * 60,), "", "text 1: prompt: has 62 tokens and the limit is 40"),
         (("a", "--dimensions", "65"), "", "dimensions: must be at most the model's 64"),
@@ -104,6 +111,17 @@ def test_what_cannot_be_used_is_one_line(
     done = run(model, *words, "-q", given=given)
     assert done.returncode == 2
     [line] = done.stderr.splitlines()
+    before = 1 if says.startswith("line 2") else 0
+    assert [row["index"] for row in written(done)] == [*range(before)]
     assert line.startswith("error: ")
     assert says in line
     assert len(line) <= 300
+
+
+def test_a_line_that_is_not_utf_8(model: Path) -> None:
+    """As Python reads stdin in the C locale, which containers have."""
+    given, way = '"a"\n"\udcff"\n', "utf-8:surrogateescape"
+    done = run(model, "-q", given=given, PYTHONIOENCODING=way)
+    assert done.returncode == 2
+    assert done.stderr == "error: line 2: is not UTF-8 text. Fix: convert it to UTF-8.\n"
+    assert [row["index"] for row in written(done)] == [0]

@@ -13,7 +13,8 @@ import pytest
 from rbee_worker import params
 from rbee_worker.cli import main as program
 from rbee_worker.cli import session
-from rbee_worker.errors import FieldError, InvalidRequest, UnsupportedModel
+from rbee_worker.cli.given import given_text
+from rbee_worker.errors import FieldError, InvalidRequest, UnsupportedModel, UsageError
 from tests.cli.fakes import FakeClient
 from tests.pictures.making import drawn, saved
 
@@ -39,6 +40,27 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         return int(left.value.code or 0), out, err
 
     return go
+
+
+def test_the_text_of_an_argument_or_of_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same for every command that takes one."""
+
+    def given(argument: str | None, data: bytes = b"", terminal: bool = False) -> str:
+        stdin = io.TextIOWrapper(io.BytesIO(data), "utf-8")
+        monkeypatch.setattr(stdin, "isatty", lambda: terminal)
+        monkeypatch.setattr(sys, "stdin", stdin)
+        return given_text(argument, "text", "speak x")
+
+    assert given("a", b"b") == "a"
+    assert given("-", b"b") == given(None, b"b") == "b"
+    for argument, data, terminal, says in (
+        (None, b"b", True, "no text"),
+        (None, b"", False, "the text is empty"),
+        ("", b"b", False, "the text is empty"),
+        ("-", b"\xff", False, "stdin is not UTF-8 text"),
+    ):
+        with pytest.raises(UsageError, match=says):
+            given(argument, data, terminal)
 
 
 def test_the_answer_goes_to_stdout_and_the_rest_to_stderr(run: Run) -> None:

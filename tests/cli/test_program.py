@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,13 @@ import pytest
 
 from tests import tiny
 from tests.cli.pseudo import CTRL_C, CTRL_D, ENTER, Terminal, cpu_seconds, import_seconds
+from tests.patience import LIMIT_S
+from tests.process import held
+from tests.process.held import Hold, hold
+from tests.process.test_process import alive
 from tests.yardstick import ratio
+
+__all__ = ["hold"]
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = [sys.executable, "-m", "rbee_worker"]
@@ -37,7 +42,7 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def run(*args: str, stdin: str = "", code: int = 0) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        [*PROGRAM, *args], cwd=ROOT, input=stdin, capture_output=True, text=True, timeout=120
+        [*PROGRAM, *args], cwd=ROOT, input=stdin, capture_output=True, text=True, timeout=LIMIT_S
     )
     assert done.returncode == code, done.stderr
     return done
@@ -131,11 +136,13 @@ def children_of(pid: int) -> list[int]:
 
 
 @pytest.fixture
-def talking(model: Path) -> Iterator[subprocess.Popen[str]]:
-    """A generate that would go on for a long time, and has begun."""
-    endless = ["--max-tokens", "200", "--ignore-eos", "--no-kv-cache", "--token-budget", "16"]
+def talking(model: Path, hold: Hold) -> Iterator[subprocess.Popen[str]]:
+    """A generate that has begun, and does not end by itself."""
+    hold.set()
+    endless = ["--max-tokens", "200", "--ignore-eos"]
+    program = [sys.executable, "-m", held.PROGRAM, "main"]
     process = subprocess.Popen(
-        [*PROGRAM, "generate", "--model", str(model), "x" * 50, *endless],
+        [*program, "generate", "--model", str(model), "x" * 50, *endless],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -153,29 +160,26 @@ def test_ctrl_c_ends_the_answer_and_the_engine(talking: subprocess.Popen[str]) -
     engine = children_of(talking.pid)
     assert len(engine) >= 1
     os.killpg(talking.pid, signal.SIGINT)  # as a terminal does: to the whole group
-    _, err = talking.communicate(timeout=30)
+    _, err = talking.communicate(timeout=LIMIT_S)
     assert talking.returncode == 130
     assert "stopped: cancelled" in err
     assert "Traceback" not in err
     for pid in engine:
-        with pytest.raises(ProcessLookupError):
-            os.kill(pid, 0)
+        assert not alive(pid)
 
 
 def test_the_engine_leaves_with_a_killed_program(talking: subprocess.Popen[str]) -> None:
     engine = children_of(talking.pid)
     talking.kill()
     talking.communicate()
-    until = time.monotonic() + 20
-    while any(Path(f"/proc/{pid}").exists() for pid in engine):
-        assert time.monotonic() < until
-        time.sleep(0.05)
+    for pid in engine:
+        held.wait_for_state(pid, ("Z",))
 
 
 def test_a_closed_pipe_is_no_traceback(model: Path) -> None:
     command = " ".join([*PROGRAM, "generate", "--model", str(model), "x", "--ignore-eos"])
     done = subprocess.run(
-        f"{command} | head -c 1", shell=True, cwd=ROOT, capture_output=True, timeout=60
+        f"{command} | head -c 1", shell=True, cwd=ROOT, capture_output=True, timeout=LIMIT_S
     )
     assert len(done.stdout) == 1
     assert b"Traceback" not in done.stderr
@@ -259,7 +263,7 @@ def test_chat_with_a_real_engine(model: Path, tmp_path: Path) -> None:
         f"sys.argv = ['rbee-worker', 'chat', '--model', {str(model)!r}, '--ignore-eos']; main()"
     )
     with Terminal(code, tmp_path, PYTHONPATH=str(ROOT)) as talk:
-        talk.wait_for("Ctrl-D leaves", 60)
+        talk.wait_for("Ctrl-D leaves")
         talk.send("/set max_tokens 3" + ENTER)
         talk.wait_for("max_tokens = 3")
         talk.prompt()

@@ -2,22 +2,25 @@
 
 import asyncio
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from rbee_worker.checkpoint import open_checkpoint
 from rbee_worker.cli.inspect import rows
 from rbee_worker.cli.report import memory_plan, report
 from rbee_worker.cli.terminal import size
 from rbee_worker.config import Settings
-from rbee_worker.errors import UsageError
+from rbee_worker.errors import CheckpointError, UsageError
 from rbee_worker.loading.preflight import preflight
+from rbee_worker.model_info import ModelInfo
 from rbee_worker.session.client import EngineClient
-from rbee_worker.types import ModelInfo
 from tests import tiny
 from tests.archs import ARCHS
-from tests.encoders import ROWS, sentence_files, write
+from tests.encoders import ROWS, sentence_files, write, write_dense
 from tests.llamacpp.files import write_with_tokenizer
 
 
@@ -128,6 +131,34 @@ def test_every_fact_is_shown(tmp_path: Path) -> None:
     assert dict(shown)["chat template"] == "yes, with <|im_start|> <|im_end|>"
 
 
+def test_what_activations_are_rounded_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what the options for it change, or that they change nothing."""
+    packed = str(tiny.write_packed_gguf(tmp_path / "m.gguf", ["Q4_0"]))
+    floats = str(tiny.write_safetensors(tmp_path / "floats"))
+    short = shutil.copytree(floats, tmp_path / "short")
+    tensors = load_file(short / "model.safetensors")
+    save_file({n: t.to(torch.bfloat16) for n, t in tensors.items()}, short / "model.safetensors")
+    exact, bf16 = {"exact_activations": True}, {"bf16_activations": True}
+    rounded: list[tuple[str, dict[str, bool], str, str]] = [
+        (packed, {}, "f32, activations rounded to 8 bits, cache f16", ""),
+        (packed, exact, "f32, cache f16", ""),
+        (packed, bf16, "f32, activations rounded to 8 bits, cache f16", "--bf16"),
+        (floats, {}, "f32, cache f32", ""),
+        (floats, exact, "f32, cache f32", "--exact"),
+        (floats, bf16, "f32, cache f32", "--bf16"),
+        (str(short), bf16, "f32, activations rounded to bf16, cache f32", ""),
+    ]
+    for model, options, said, idle in rounded:
+        found = report(Settings(model=model, backend="cpu", **options))
+        assert dict(rows(found))["compute"] == said, (model, options)
+        notes = [note for note in found["warnings"] if "changes nothing here" in note]
+        assert [note.partition("-activations")[0] for note in notes] == [idle][: bool(idle)]
+    monkeypatch.setenv("RBEE_CPU_ISA", "portable")
+    assert dict(rows(report(Settings(model=floats, backend="cpu"))))["kernels"].startswith(
+        "cpu (portable): "
+    )
+
+
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
 def test_what_formats_are_held_as(tmp_path: Path, backend: str) -> None:
     """By each format: how many, how large in the file, how large here."""
@@ -169,6 +200,28 @@ def test_a_backend_that_is_not_the_fast_one_is_told(tmp_path: Path) -> None:
     (said,) = report(Settings(model=folder, dtype="bf16"))["warnings"]
     assert "not in bf16" in said
     assert report(Settings(model=folder))["warnings"] == []
+
+
+def test_dense_maps_are_told(tmp_path: Path) -> None:
+    """Their sizes, the length of a vector behind them, and what they add to the weights."""
+    path = write(ROWS[0], tmp_path / "m", **sentence_files())
+    plain = report(Settings(model=str(path)))
+    write_dense(path, 2, torch.nn.Linear(64, 96), torch.nn.Tanh())
+    write_dense(path, 3, torch.nn.Linear(96, 24, bias=False), torch.nn.Identity())
+    (path / "modules.json").write_text(json.dumps(sentence_files(dense=2)["modules"]))
+    found = report(Settings(model=str(path)))
+    said = [text for _, text in rows(found)]
+    assert (
+        "vectors of 24 numbers, pooled by mean, mapped to 96 and to 24 and normalized "
+        "(1_Pooling/config.json)"
+    ) in said
+    more = 65 * 96 + 96 * 24
+    assert found["parameters"] == plain["parameters"] + more
+    assert found["memory"]["weights"] == plain["memory"]["weights"] + 4 * more
+    write_dense(path, 4, torch.nn.Linear(25, 3), torch.nn.Tanh())
+    (path / "modules.json").write_text(json.dumps(sentence_files(dense=3)["modules"]))
+    with pytest.raises(CheckpointError, match=r"4_Dense: takes vectors of 25 numbers, but gets 24"):
+        report(Settings(model=str(path)))
 
 
 def test_an_encoder_is_told_with_its_prompts(tmp_path: Path) -> None:

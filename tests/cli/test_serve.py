@@ -18,7 +18,7 @@ def told(*options: str, env: dict[str, str], until: str) -> tuple[dict[str, obje
     """(the address, lines on stderr) of a worker that has come as far as `until`, and left."""
     backend = {"RBEE_BACKEND": "reference", **env}
     with Spawned.daemon("--port", "0", *options, env=backend) as worker:
-        wait_for(lambda: until.encode() in worker.errors, 60)
+        wait_for(lambda: until.encode() in worker.errors)
         worker.signal()
         assert worker.wait() == 0
         return worker.line, worker.errors.decode().splitlines()

@@ -12,8 +12,9 @@ from click.exceptions import Exit
 from safetensors.torch import load_file, save_file
 
 from rbee_worker.cli.app import app
-from tests import tiny
+from tests import mmproj, pairs, seeing, tiny
 from tests.archs import ARCHS, Arch, oracle, write_checkpoint, write_gguf
+from tests.moondream import VISUAL
 
 Run = Callable[..., tuple[int, str, str]]
 SOME = [
@@ -61,6 +62,82 @@ def test_families_are_equal(arch: Arch, run: Run, tmp_path: Path) -> None:
         assert found["logits"]["error"] < 1e-4
         assert found["first_differing"] is None
         assert len(found["steps"]) == 3 + 2
+
+
+def equal(run: Run, path: Path, *args: str) -> list[str]:
+    """The names of the steps of a comparison in which everything is equal."""
+    code, out, err = run(path, "--json", *args)
+    found = json.loads(out or "{}")
+    assert (code, found.get("ok")) == (0, True), out + err
+    return [step["name"] for step in found["steps"]]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("flan", "safetensors"),
+        *(pytest.param(n, k, marks=pytest.mark.slow) for n, k in (
+            ("t5", "safetensors"), ("near", "safetensors"), ("mt5", "safetensors"),
+            ("umt5", "safetensors"), ("t5", "gguf"), ("flan", "gguf"), ("umt5", "gguf"),
+        )),
+    ],
+)  # fmt: skip
+def test_an_encoder_and_its_decoder_are_equal(
+    name: str, kind: str, run: Run, tmp_path: Path
+) -> None:
+    if kind == "gguf":
+        path = pairs.write_gguf(name, tmp_path / "model.gguf")
+    else:
+        path = pairs.write(name, tmp_path)
+    steps = equal(run, path, "--tokens", "40")
+    assert steps[:5] == ["source", "reader 0", "reader 1", "reader 2", "source rows"]
+    assert steps[5:7] == ["embedding", "layer 0"]
+    if name in ("flan", "umt5"):
+        equal(run, path, "--tokens", "40", "--backend", "cpu", "--exact-activations")
+
+
+def test_a_broken_reader_is_found(run: Run, tmp_path: Path) -> None:
+    good = pairs.write("flan", tmp_path / "good")
+    name = "encoder.block.1.layer.0.SelfAttention.v.weight"
+    bad = broken(pairs.write("flan", tmp_path / "bad"), name)
+    code, out, _ = run(bad, "--against", good, "--tokens", "40")
+    assert code == 1
+    assert "reader 1 is the first that differs" in out
+    assert [line.split("  ")[0] for line in out.splitlines() if "<-" in line] == ["reader 1"]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("moondream", "safetensors"),
+        *(pytest.param(n, k, marks=pytest.mark.slow) for n, k in (
+            ("smolvlm", "safetensors"), ("idefics3", "safetensors"), ("gemma3-near", "safetensors"),
+            ("moondream-1", "safetensors"), ("smolvlm", "gguf"), ("gemma3", "gguf"),
+            ("moondream", "gguf"),
+        )),
+    ],
+)  # fmt: skip
+def test_a_model_that_reads_pictures_is_equal(
+    name: str, kind: str, run: Run, tmp_path: Path
+) -> None:
+    path = mmproj.write(name, tmp_path)[0] if kind == "gguf" else seeing.write(name, tmp_path)
+    assert equal(run, path)[:2] == ["picture", "embedding"]
+    if name != "idefics3":
+        assert equal(run, path, "--backend", "cpu", "--exact-activations")[0] == "picture"
+    if kind == "gguf":
+        assert equal(run, path, "--mmproj", "none")[0] == "embedding"
+
+
+def test_a_broken_tower_is_found(run: Run, tmp_path: Path) -> None:
+    good = seeing.write("moondream", tmp_path / "good")
+    bad = broken(seeing.write("moondream", tmp_path / "bad"), f"{VISUAL}.blocks.1.mlp.fc2.weight")
+    code, out, _ = run(bad, "--against", good)
+    assert code == 1
+    assert "picture is the first that differs" in out
+    text, tower = mmproj.write("moondream", tmp_path)
+    tower.unlink()
+    code, _, err = run(good, "--against", text)
+    assert (code, "has no tower to compare pictures with" in err) == (3, True)
 
 
 @pytest.mark.parametrize(

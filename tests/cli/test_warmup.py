@@ -4,15 +4,18 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from rbee_worker.checkpoint import open_checkpoint
+from rbee_worker.cli.app import app
 from rbee_worker.config import Settings
 from rbee_worker.loading.common_models import COMMON, common_models
+from rbee_worker.ops.backend import Warmed
 from rbee_worker.ops.cpu.shared import isa
-from tests import tiny
+from tests import further, tiny
 from tests.outlines import needed
 
 ROOT = Path(__file__).parents[2]
@@ -86,6 +89,33 @@ def test_common_models() -> None:
     for ckpt in common_models():
         names = needed(ckpt, Settings(backend="cpu"), "f16")
         assert {n.partition("-")[0] for n in names} <= there
+
+
+def test_what_a_worker_will_have_beside_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Kernels of adapters, and of the layer that drafts."""
+    wanted: list[Sequence[str]] = []
+
+    def compiled(names: Sequence[str], *_: object) -> Warmed:
+        wanted.append(names)
+        return Warmed("here", len(names), 0, 0.0, tmp_path)
+
+    monkeypatch.setattr("rbee_worker.ops.cpu.backend.warm.compile_target", compiled)
+    plain, glm = tiny.write_safetensors(tmp_path / "tiny"), further.glm().save(tmp_path / "glm")
+    for model, args, more in (
+        (plain, (), {}),
+        (plain, ("--lora-slots", "1"), {"lora_slots": 1}),
+        (glm, (), {}),
+        (glm, ("--speculate", "mtp"), {"speculate": "mtp"}),
+    ):
+        app(["warmup", str(model), *args], standalone_mode=False)
+        settings = Settings(backend="cpu", **more)
+        assert wanted[-1] == sorted(needed(open_checkpoint(str(model)), settings, "f32"))
+    sizes = [len(names) for names in wanted]
+    assert sizes[0] < sizes[1]
+    assert sizes[2] < sizes[3]
+    capsys.readouterr()
 
 
 @pytest.mark.parametrize(

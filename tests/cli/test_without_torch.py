@@ -100,7 +100,7 @@ def test_chat(absent: Absence, tmp_path: Path) -> None:
     terminal = Terminal(code, tmp_path, **absent.environ)
     terminal.prompt(120)
     terminal.send("hello" + ENTER)
-    terminal.wait_for("tok/s", 60)
+    terminal.wait_for("tok/s")
     terminal.prompt(60)
     terminal.send(CTRL_D)
     assert terminal.leave() == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -91,7 +92,7 @@ def test_refusals_carry_every_fault(served: Served) -> None:
 
 
 def test_a_full_queue_says_when_to_come_again() -> None:
-    slow = Fake(delay_s=5, slots=1)
+    slow = Fake(hold=threading.Event(), hold_at=9, slots=1)
     with Served(slow, max_queue=0) as served, Client(served.url, served.token) as client:
         job = client.submit(prompt="x")
         with pytest.raises(Refused) as caught:
@@ -107,7 +108,10 @@ def test_no_worker() -> None:
 
 
 def test_leaving_the_loop_cancels_the_job() -> None:
-    with Served(Fake(token_s=0.01)) as served, Client(served.url, served.token) as client:
+    with (
+        Served(Fake(hold=threading.Event(), hold_at=9)) as served,
+        Client(served.url, served.token) as client,
+    ):
         for event in client.generate(prompt="x", max_tokens=900):
             if isinstance(event, Token):
                 break
@@ -186,7 +190,7 @@ def test_a_chat_elsewhere_knows_the_defaults_that_hold_there(
 
 
 def test_a_chat_can_be_interrupted_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    with Served(Fake(token_s=0.01), token="") as served:
+    with Served(Fake(hold=threading.Event(), hold_at=9), token="") as served:
         monkeypatch.delenv("RBEE_API_TOKEN", raising=False)
 
         async def run() -> str:

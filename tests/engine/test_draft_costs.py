@@ -41,6 +41,20 @@ def test_the_length_that_gains_the_most() -> None:
     assert lengths[-1] == LONGEST
 
 
+@pytest.mark.parametrize(("chance", "k"), [(0.0, 2), (0.6, 1), (0.8, 2), (0.9, 3), (1.0, 4)])
+def test_a_step_more_after_each_wrong_draft(chance: float, k: int) -> None:
+    """Where state cannot take a token back, as a simulation gives it."""
+    dice, rounds, ratios = random.Random(2), 40_000, Ratios(0.0, 0.1, redoes=True)
+    tokens, time = 0.0, 0.0
+    for _ in range(rounds):
+        accepted = next((n for n in range(k) if dice.random() >= chance), k)
+        tokens, time = tokens + accepted + 1, time + 1 + 0.1 * k
+        if accepted < k:
+            tokens, time = tokens + 1, time + 1
+    assert speed_up(chance, k, ratios) == pytest.approx(tokens / time, rel=0.02)
+    assert best_length(chance, ratios) <= best_length(chance, Ratios(0.0, 0.1))
+
+
 def test_costs_are_medians_of_what_was_measured() -> None:
     costs = Costs()
     assert costs.ratios(1) is None

@@ -141,3 +141,9 @@ def test_recurrent_state_is_told_to_draft_nothing() -> None:
     assert note.startswith("--speculate ngram drafts nothing here: recurrent state")
     assert drafting_notes(Settings(speculate="off"), RECURRENT) == ()
     assert drafting_notes(Settings(speculate="ngram"), FULL) == ()
+
+
+def test_a_model_for_vectors_is_told_to_draft_nothing() -> None:
+    [note] = drafting_notes(Settings(speculate="ngram"), FULL, "embed")
+    assert note == "--speculate ngram drafts nothing here: this model draws no tokens"
+    assert drafting_notes(Settings(), FULL, "embed") == ()

@@ -27,8 +27,9 @@ from rbee_worker.engine.sampler import Sampler
 from rbee_worker.engine.scheduler import Plan
 from rbee_worker.engine.stop import StopRules
 from rbee_worker.errors import DeviceLost
+from rbee_worker.sequence_end import StopRecord
 from rbee_worker.state.specs import StateGroup
-from rbee_worker.types import EosToken, SamplingParams, StopRecord, TokenLogprob
+from rbee_worker.types import EosToken, SamplingParams, TokenLogprob
 from tests.engine.fakes import (
     EOS,
     FULL,

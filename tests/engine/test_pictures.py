@@ -189,7 +189,10 @@ def test_a_prompt_in_steps_of_any_size_has_the_same_bits(name: str, budget: int)
     assert repr(got) == repr(want)
 
 
-@pytest.mark.parametrize(("name", "backend"), cases(("smolvlm", "cpu")))
+@pytest.mark.parametrize(
+    ("name", "backend"),
+    [c for c in cases(("smolvlm", "cpu")) if c.values != ("moondream-1", "reference")],  # as above
+)
 def test_random_schedules_give_the_same_bits(name: str, backend: str) -> None:
     """Batches with and without pictures, preemption, requests that go on after a restart, cancelled
     ones, prefixes that are reused, drafts."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import Qwen3Config, Qwen3Model
 
 from rbee_worker.config import Settings
@@ -17,6 +19,7 @@ from rbee_worker.engine.engine import Engine
 from rbee_worker.engine.messages import Cancel, Finished, Pooled, Preempted, Submit, Tokens
 from rbee_worker.engine.pooling import Pooled as Known
 from rbee_worker.engine.pooling import add, finished, needed, vector
+from rbee_worker.engine.runner import NO_NUMBERS
 from rbee_worker.loading.load import load_engine
 from rbee_worker.types import Pool, SamplingParams
 from rbee_worker.verify.compare import relative_error
@@ -181,6 +184,23 @@ def test_rows_are_taken_wherever_a_step_ends(how: str) -> None:
         assert np.allclose(got, want, rtol=1e-5)
         seen.add(got.tobytes())
     assert len(seen) == 1
+
+
+def test_maps_of_a_vector_do_not_hide_that_its_row_is_infinite(path: Path, tmp_path: Path) -> None:
+    """Some activations make finite numbers of it."""
+    damaged = shutil.copytree(path, tmp_path / "damaged")
+    tensors = load_file(damaged / "model.safetensors")
+    tensors["model.norm.weight"] = torch.full_like(tensors["model.norm.weight"], torch.inf)
+    save_file(tensors, damaged / "model.safetensors", metadata={"format": "pt"})
+    engine = engine_of(damaged, "cpu")
+    engine.runner._dense = (np.tanh,)  # type: ignore[assignment]
+    engine.submit(Submit(seq="a", prompt_ids=(5, 6), params=NOTHING, pool=Pool(how="last")))
+    heard = []
+    while not engine.idle:
+        heard += engine.step()
+    (end,) = [m for m in heard if isinstance(m, Finished)]
+    assert end.error == NO_NUMBERS
+    assert not [m for m in heard if isinstance(m, Pooled)]
 
 
 def test_a_vector_of_zeros_stays_one() -> None:

@@ -50,6 +50,9 @@ GROWING = ("granite4", "lfm2", "jamba", "qwen3-next")  # layers with attention s
 WITH_ATTENTION = (*GROWING, "recurrent-gemma", "based")
 FROM_FILES: dict[str, Arch] = {a.id: a for a in ARCHS if a.id in (*ALONE, *WITH_ATTENTION)}
 KINDS = [recurrent.RECURRENT, recurrent.HYBRID, *FROM_FILES]
+# Schedules take long; these have each kind of recurrence, and one hybrid.
+QUICK = (recurrent.RECURRENT, recurrent.HYBRID, "mamba", "rwkv7", "granite4")
+SCHEDULED = [k if k in QUICK else pytest.param(k, marks=pytest.mark.slow) for k in KINDS]
 BACKENDS = ["reference", pytest.param("cpu", marks=pytest.mark.kernels)]
 
 
@@ -146,7 +149,7 @@ def alone(kinds: str, backend: str) -> dict[str, Answer]:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("kinds", KINDS)
+@pytest.mark.parametrize("kinds", SCHEDULED)
 def test_the_same_bits_in_random_schedules(kinds: str, backend: str) -> None:
     seen: Counter[str] = Counter()
     want = alone(kinds, backend)

@@ -67,6 +67,9 @@ def main(source: str, jobs: str) -> None:
         sys.argv = ["convert_hf_to_gguf.py", checkpoint, "--outfile", file, "--outtype", "f32"]
         if json.loads((Path(checkpoint) / "config.json").read_text())["model_type"] in WITHOUT:
             sys.argv.append("--no-mtp")
+        modules = Path(checkpoint) / "modules.json"
+        if modules.is_file() and "Dense" in modules.read_text():
+            sys.argv.append("--sentence-transformers-dense-modules")
         error = None
         try:
             converter.main()

@@ -3,7 +3,8 @@
 import pytest
 
 from rbee_worker.observe import narration
-from rbee_worker.types import Narration, StopRecord
+from rbee_worker.sequence_end import StopRecord
+from rbee_worker.types import Narration
 
 
 @pytest.mark.parametrize(
@@ -32,6 +33,11 @@ from rbee_worker.types import Narration, StopRecord
         (
             narration.drafted("j", 1480, 1093),
             "1,480 tokens of the answer drafted, 1,093 of them drawn.",
+        ),
+        (
+            narration.drafts_ended("j", "the files of the draft model are gone"),
+            "Nothing is drafted any more (the files of the draft model are gone); "
+            "the answer is the same without drafts.",
         ),
         (narration.resumed("j", 37), "Engine restarted; resumed at token 37."),
         (narration.loading("loading", 3, 30), "Loading the model: 3 of 30 layers."),

@@ -148,7 +148,7 @@ class Page:
 
     def settled(self) -> None:
         """Wait until nothing is being answered."""
-        wait_for(lambda: self.count(".answer") > 0 and self.count(".answer.busy") == 0, 40)
+        wait_for(lambda: self.count(".answer") > 0 and self.count(".answer.busy") == 0)
         wait_for(lambda: not self.is_shown("#stop"))
 
     def attach(self, *paths: str) -> None:
@@ -200,5 +200,5 @@ def watched(look: Callable[[], str], until: Callable[[], bool]) -> set[str]:
         seen.add(look())
         return until()
 
-    wait_for(watch, 40)
+    wait_for(watch)
     return seen

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from pathlib import Path
 
@@ -96,13 +97,15 @@ def test_escape_stops_and_up_recalls(page: Page) -> None:
 
 @pytest.mark.slow
 def test_a_question_waits_while_the_model_loads(tab: Page) -> None:
-    server = Served(Fake(load_s=2.5, script=script), token="").start()
+    hold = threading.Event()
+    server = Served(Fake(load_hold=hold, script=script), token="").start()
     try:
         tab.driver.get(server.url + "/")
         wait_for(lambda: tab.text("#state") == "loading")
         wait_for(lambda: tab.is_shown("#loading-bar"))
         tab.say("Soon? #short", wait=False)
         wait_for(lambda: "waiting: the model is being loaded" in tab.text(".answer .note"))
+        hold.set()
         tab.settled()
         assert tab.text(SAID) == "Four wings."
         assert not tab.is_shown("#loading")

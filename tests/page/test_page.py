@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 from selenium.webdriver.common.keys import Keys
 
-from rbee_worker.types import Purpose
+from rbee_worker.model_info import Purpose
 from tests.page.browser import DESKTOP, PHONE, Page, watched
 from tests.page.conftest import NOTE
 from tests.server.fake_engine import Fake
@@ -75,7 +76,7 @@ def test_an_answer_has_the_rest_of_the_context_unless_told_otherwise(page: Page)
 def test_the_conversation_goes_on_and_can_be_stopped(page: Page) -> None:
     page.say("first #short")
     page.say("second #long", wait=False)
-    wait_for(lambda: len(page.text(".answer:last-child .text")) > 200, 20)
+    wait_for(lambda: len(page.text(".answer:last-child .text")) > 200)
     page.one("#stop").click()
     page.settled()
     assert "stopped" in page.text(".answer:last-child .note")
@@ -151,11 +152,14 @@ def test_who_reads_the_end_stays_there_when_the_window_changes(page: Page) -> No
 
 def test_a_model_that_generates_no_text_says_what_it_is_for(tab: Page) -> None:
     """Also if the page was open before the model was loaded."""
-    server = Served(Fake(purpose=Purpose(task="embed"), load_s=3), token="").start()
+    hold = threading.Event()
+    fake = Fake(purpose=Purpose(task="embed"), load_hold=hold)
+    server = Served(fake, token="").start()
     try:
         tab.driver.get(server.url + "/")
         wait_for(lambda: tab.text("#state") == "loading")
         assert tab.one("#prompt").is_enabled()
+        hold.set()
         wait_for(lambda: "makes vectors of texts" in tab.text("#empty p"))
         assert not tab.one("#prompt").is_enabled()
         assert not tab.one("#send").is_enabled()

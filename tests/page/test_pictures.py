@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rbee_worker.types import Purpose
+from rbee_worker.model_info import Purpose
 from tests.page import browser as chromium
 from tests.page.answers import script
 from tests.page.browser import DESKTOP, Page, wait_for

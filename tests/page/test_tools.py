@@ -13,7 +13,8 @@ from tests.page.browser import DESKTOP, PHONE, Page
 from tests.page.test_access import axe as axe  # a fixture
 from tests.page.test_access import faults
 from tests.page.test_kept import DOWNLOADED
-from tests.server.fake_engine import Fake, adapter
+from tests.server.fake_adapters import adapter
+from tests.server.fake_engine import Fake
 from tests.server.served import Served, wait_for
 from tests.server.talking import Talking
 from tests.tokenizer.tool_templates import QWEN3
@@ -65,7 +66,7 @@ def test_a_call_is_folded_and_gets_its_result(tab: Page, tmp_path: Path) -> None
         tab.one("#import-file").send_keys(str(file))  # what was called and given is in the file
         wait_for(lambda: tab.texts("#turns .part summary")[-1:] == ["Result of get_weather"])
         assert tab.texts("#turns .part summary")[:2] == ["Reasoning", "Calls get_weather"]
-        assert tab.count("#conversations li") == 2
+        wait_for(lambda: tab.count("#conversations li") == 2)  # it is read a little later
         tab.driver.get("about:blank")
 
 
@@ -102,7 +103,7 @@ def test_an_adapter_answers_if_it_is_chosen(tab: Page) -> None:
         assert server.engine.seen[-1][0].adapter == "bees/hum"
         tab.again()
         wait_for(lambda: tab.run("return document.querySelector('#served').value") == "bees/hum")
-        server.engine.unload_adapter("bees/hum")
+        server.engine.adapters.unload("bees/hum")
         tab.say("Three #short")
         assert "The model does not exist here" in tab.text(".card p")
         tab.run("document.querySelector('#served').dispatchEvent(new Event('focus'))")

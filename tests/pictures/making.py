@@ -21,8 +21,8 @@ from transformers.models.idefics3.processing_idefics3 import Idefics3Processor
 
 from rbee_worker.checkpoint.processor import read_processor
 from rbee_worker.config import Settings
+from rbee_worker.model_info import ModelInfo, Purpose
 from rbee_worker.session.text import TextSide, open_text
-from rbee_worker.types import ModelInfo, Purpose
 from tests.tokenizer.builders import Source, train_byte_level
 from tests.tokenizer.published import PUBLISHED
 

@@ -12,11 +12,12 @@ from msgspec.structs import replace
 
 from rbee_worker.config import Settings
 from rbee_worker.errors import InvalidRequest
+from rbee_worker.model_info import ModelInfo, Purpose
 from rbee_worker.pictures.picture import digest_of
 from rbee_worker.session.prepare import prepare, prepare_again, rules_of
 from rbee_worker.session.prepared import Prepared
 from rbee_worker.session.text import TextSide
-from rbee_worker.types import Detail, ModelInfo, PictureFile, Purpose, Request, Started
+from rbee_worker.types import Detail, PictureFile, Request, Started
 from tests.pictures.making import (
     GEMMA3,
     GEMMA3_PROMPT,

@@ -10,23 +10,34 @@ from pathlib import Path
 import pytest
 
 from rbee_worker.process import child
+from tests.patience import LIMIT_S
+from tests.process.held import wait_for_state
+from tests.process.test_process import alive
 
 ROOT = Path(__file__).parents[2]
-PROGRAM = [sys.executable, "-m", "rbee_worker"]
+NOTING = """
+import os
+from rbee_worker.process import child
+spawn = child.spawn
+def noted(*args):
+    made = spawn(*args)
+    with open(os.environ["RBEE_TEST_NOTED"], "a") as file:
+        file.write(f"{made.process.pid}\\n")
+    return made
+child.spawn = noted
+from rbee_worker.cli.main import main
+main()
+"""  # the command; it notes which engine it has started, as it may be gone before anybody looks
+PROGRAM = [sys.executable, "-c", NOTING]
 
 
 @pytest.fixture(autouse=True)
-def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+def noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file in which `PROGRAM` notes its engine."""
+    file = tmp_path / "noted"
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-
-
-def gone(pid: int) -> bool:
-    """No such process, or one that only waits to be counted."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return True
-    return state == "Z"
+    monkeypatch.setenv("RBEE_TEST_NOTED", str(file))
+    return file
 
 
 def children(pid: int) -> list[int]:
@@ -41,27 +52,20 @@ def others() -> set[int]:
     return set(children(os.getpid()))
 
 
-def wait_for_child(running: "subprocess.Popen[str]") -> int:
-    deadline = time.monotonic() + 30
-    while not (found := children(running.pid)):
+def wait_for_engine(noted: Path) -> int:
+    """The process of the engine that `PROGRAM` has started."""
+    deadline = time.monotonic() + LIMIT_S
+    while not (noted.exists() and (told := noted.read_text()).endswith("\n")):
         assert time.monotonic() < deadline, "no engine was started"
-        assert running.poll() is None
         time.sleep(0.001)
-    return found[0]
-
-
-def wait_until_gone(pid: int) -> None:
-    deadline = time.monotonic() + 15
-    while not gone(pid):
-        assert time.monotonic() < deadline, "the engine's process is left behind"
-        time.sleep(0.01)
+    return int(told)
 
 
 def test_an_engine_that_nobody_claims_is_ended() -> None:
     before = others()
     with child.early(True):
         (pid,) = others() - before
-    assert gone(pid)
+    assert not alive(pid)
 
 
 def test_the_first_to_ask_gets_the_early_one_and_the_next_a_new_one() -> None:
@@ -86,35 +90,37 @@ def test_another_module_is_not_the_early_one(tmp_path: Path) -> None:
     before = others()
     with child.early(True):
         other = child.claim("rbee_worker.no_such_module")
-        assert other.process.wait(30) != 0
+        assert other.process.wait(LIMIT_S) != 0
         other.end()
         assert len(others() - before) == 1
 
 
 @pytest.mark.parametrize("delay_s", [0.0, 0.1, 0.4])
-def test_ctrl_c_during_the_start_leaves_no_process(delay_s: float, tmp_path: Path) -> None:
+def test_ctrl_c_during_the_start_leaves_no_process(
+    delay_s: float, tmp_path: Path, noted: Path
+) -> None:
     running = subprocess.Popen(
         [*PROGRAM, "generate", "--model", str(tmp_path / "nowhere.gguf"), "hello"],
         cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
-    engine = wait_for_child(running)
+    engine = wait_for_engine(noted)
     time.sleep(delay_s)
     os.killpg(running.pid, signal.SIGINT)  # as a terminal does
-    out, err = running.communicate(timeout=30)
+    out, err = running.communicate(timeout=LIMIT_S)
     assert running.returncode in (130, 3)  # 3: it had found by then that there is no such model
     assert "Traceback" not in err
     assert not out
-    wait_until_gone(engine)
+    wait_for_state(engine, ("Z",))
 
 
-def test_a_killed_command_leaves_no_process(tmp_path: Path) -> None:
+def test_a_killed_command_leaves_no_process(noted: Path) -> None:
     with subprocess.Popen(
         [*PROGRAM, "generate", "--model", "x", "-"],
         cwd=ROOT, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
     ) as running:  # fmt: skip
-        engine = wait_for_child(running)
+        engine = wait_for_engine(noted)
         running.kill()
-    wait_until_gone(engine)
+    wait_for_state(engine, ("Z",))
 
 
 @pytest.mark.parametrize(
@@ -126,19 +132,18 @@ def test_a_killed_command_leaves_no_process(tmp_path: Path) -> None:
     ],
 )
 def test_a_command_that_comes_to_nothing_says_one_line(
-    words: list[str], code: int, says: str
+    words: list[str], code: int, says: str, noted: Path
 ) -> None:
     running = subprocess.Popen(
         [*PROGRAM, *words], cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
-    engine = wait_for_child(running)
-    out, err = running.communicate(timeout=60)
+    out, err = running.communicate(timeout=LIMIT_S)
     assert not out
     (line,) = err.splitlines()
     assert says in line
     assert "Fix:" in line
     assert running.returncode == code
-    assert gone(engine)
+    assert not alive(wait_for_engine(noted))
 
 
 @pytest.mark.parametrize(

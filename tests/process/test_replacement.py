@@ -7,6 +7,8 @@ import asyncio
 import json
 import os
 import random
+import re
+import shutil
 import signal
 import subprocess
 from collections import Counter
@@ -14,6 +16,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,7 @@ import pytest
 from rbee_worker.config import Settings
 from rbee_worker.engine.messages import Command, Configure
 from rbee_worker.errors import NotReady
+from rbee_worker.model_info import ModelInfo
 from rbee_worker.models.random import random_checkpoint
 from rbee_worker.process import child
 from rbee_worker.process.host import ProcessHost
@@ -32,20 +36,14 @@ from rbee_worker.session.client import EngineClient
 from rbee_worker.session.live_request import CRASH, KILL
 from rbee_worker.session.replacing import LONG_LIFE_S, PAUSES_S, Replacing
 from rbee_worker.session.text import wordless
-from rbee_worker.types import (
-    End,
-    Error,
-    Event,
-    ModelInfo,
-    Narration,
-    PromptLogprobs,
-    Request,
-    Token,
-)
+from rbee_worker.types import End, Error, Event, Narration, PromptLogprobs, Request, Token
+from tests import further
 from tests.engine.tiny import write_tiny
+from tests.process import held
+from tests.process.held import Hold, hold
 from tests.process.test_process import alive, pid_of, run, tiny
 
-__all__ = ["tiny"]
+__all__ = ["hold", "tiny"]
 
 RANDOM = {
     "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 32,
@@ -59,6 +57,7 @@ POISONED = "tests.process.poisoned_engine"
 
 
 LONG = ("greedy", "drawn", "penalties")  # requests whose answers have 60 tokens
+UNTOLD = 4  # tokens at most that wait until a character is whole
 
 
 def asked() -> list[Request]:
@@ -133,7 +132,7 @@ async def hear(client: EngineClient, request: Request, tell: Any = None) -> Hear
 async def engine(settings: Settings, module: str = "") -> AsyncIterator[EngineClient]:
     if module:
         client = EngineClient(settings, ProcessHost(module))
-        client._task = asyncio.create_task(client._run(None))
+        client._engine.begin()
     else:
         client = await EngineClient.start(settings)
     try:
@@ -148,39 +147,50 @@ def settings_of(model: Path, **more: Any) -> Settings:
 
 
 @pytest.mark.parametrize(
-    "speculate", ["off", "ngram", pytest.param("draft", marks=pytest.mark.slow)]
+    "speculate",
+    ["off", "ngram", *(pytest.param(how, marks=pytest.mark.slow) for how in ("draft", "mtp"))],
 )
-def test_killed_again_and_again_the_answers_are_the_same(tiny: Path, speculate: str) -> None:
-    """Once undisturbed; then the engine is killed whenever some tokens have come."""
+def test_killed_again_and_again_the_answers_are_the_same(
+    tiny: Path, tmp_path: Path, speculate: str, hold: Hold
+) -> None:
+    """Once undisturbed; then the engine is killed whenever some tokens of `LONG` have come. Each
+    engine goes so far in every answer that its time to be killed comes, and no further."""
+    model = further.glm(right=1.0).save(tmp_path / "m") if speculate == "mtp" else tiny
 
     hit: set[str] = set()  # requests that were in the middle of their answer at a kill
 
     async def main(kills: int) -> list[Heard]:
         dice = random.Random(kills)
         how = {"draft_model": str(tiny)} if speculate == "draft" else {"speculate": speculate}
-        async with engine(settings_of(tiny, **how)) as client:
+        ends = [*accumulate(dice.randrange(6, 12) for _ in range(kills))]  # of the nth engine
+        dues = [
+            dice.randrange(len(LONG) * begin + 1, len(LONG) * (end - UNTOLD) + 1)
+            for begin, end in pairwise([0, *ends])
+        ]
+        assert not ends or ends[-1] < 60, "an answer of so many tokens might be complete"
+        async with engine(settings_of(model, **how), held.MODULE) as client:
             killed: list[int] = []
-            due = dice.randrange(1, 60)
             told: Counter[str] = Counter()
 
             def tell(name: str, event: Event) -> None:
-                nonlocal due
                 if isinstance(event, Token):
                     told[name] += len(event.ids)
-                alive = client.state == "ready" and pid_of(client) not in killed
-                if isinstance(event, Token) and alive and len(killed) < kills:
-                    due -= len(event.ids)
-                    if due <= 0:
-                        due = dice.randrange(1, 80)
-                        killed.append(pid_of(client))
-                        os.kill(killed[-1], signal.SIGKILL)
-                        hit.update(name for name in LONG if 0 < told[name] < 40)
+                done = len(killed)
+                if done < kills and sum(told[name] for name in LONG) >= dues[done]:
+                    assert pid_of(client) not in killed
+                    killed.append(pid_of(client))
+                    hold.kill(killed[-1], then=ends[done + 1] if done + 1 < kills else 0)
+                    hit.update(name for name in LONG if told[name])
+
+            if kills:
+                hold.set(ends[0])
 
             for request in asked():  # a grammar that was checked before is there at once
                 await client._prepare(request)
             heard = await asyncio.gather(*(hear(client, r, partial(tell, r.id)) for r in asked()))
             assert len(killed) == kills, "not every kill came to pass"
-            assert client._replacing.lost == kills
+            assert client._engine._replacing.lost == kills
+            assert client.losses == ({"killed": kills} if kills else {})
             assert client.state == "ready"
             assert not client._live.by_id
             return heard
@@ -191,10 +201,10 @@ def test_killed_again_and_again_the_answers_are_the_same(tiny: Path, speculate: 
         *want, counts = before.answer
         *got, counted = after.answer
         assert got == want, request.id
-        if speculate == "draft":  # how much a model drafts follows from how long steps take
+        if speculate in ("draft", "mtp"):  # how much these draft follows from how long steps take
             counts, counted = counts[:2], counted[:2]
         assert counted == counts, request.id
-    assert hit
+    assert hit == {*LONG}
     for request, heard in zip(asked(), killed, strict=True):
         assert request.id not in hit or {"restarting", "resumed"} <= set(heard.said), request.id
     assert isinstance(killed[-1].last, End)
@@ -203,6 +213,102 @@ def test_killed_again_and_again_the_answers_are_the_same(tiny: Path, speculate: 
         heard.last.usage.drafted_tokens for heard in killed if isinstance(heard.last, End)
     )
     assert (drafted > 0) == (speculate != "off")
+
+
+def test_what_a_resubmitted_request_counts_is_counted_once(tiny: Path, hold: Hold) -> None:
+    """Neither the prompt again, nor less than all tokens: the last figures of an engine that dies
+    are up to a quarter of a second old."""
+
+    async def main() -> None:
+        async with engine(settings_of(tiny), held.MODULE) as client:
+            killed: list[int] = []
+            hold.set()
+
+            def tell(event: Event) -> None:
+                pid = pid_of(client)
+                if isinstance(event, Token) and len(killed) < 2 and pid not in killed:
+                    killed.append(pid)
+                    hold.kill(pid, then=0 if len(killed) == 2 else 2 * held.TOKENS)
+
+            params = {"max_tokens": 200, "ignore_eos": True, "seed": 1}
+            heard = await hear(client, Request(id="a", prompt="one two", params=params), tell)
+            assert 0 < client.restarts == len(killed)
+            assert isinstance(heard.last, End)
+            assert client.stats is not None
+            assert client.stats.tokens_in == heard.last.usage.prompt_tokens
+            assert client.stats.tokens_out == heard.last.usage.output_tokens == 200
+            assert client.stats.cached_tokens == heard.last.usage.cached_tokens == 0
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        "gone",
+        *(
+            pytest.param(how, marks=pytest.mark.slow)
+            for how in ("changed", "of another vocabulary")
+        ),
+    ],
+)
+def test_without_its_draft_model_an_engine_goes_on_alone(
+    tiny: Path, tmp_path: Path, hold: Hold, loss: str
+) -> None:
+    """Its files are no longer what they were when the engine dies (the last is seen by the next
+    engine alone): the answer has the same tokens, and all that can be asked says what has
+    happened."""
+    draft = tmp_path / "draft"
+    shutil.copytree(tiny, draft)
+    params = {"max_tokens": 60, "ignore_eos": True, "seed": 1}
+    request = Request(id="a", prompt="one two", params=params)
+
+    def lose() -> None:
+        if loss == "gone":
+            shutil.rmtree(draft)
+        elif loss == "changed":
+            os.utime(draft / "model.safetensors", ns=(1, 1))
+        else:
+            vocabulary = json.loads((draft / "tokenizer.json").read_text())
+            words = vocabulary["model"]["vocab"]
+            words["a"], words["b"] = words["b"], words["a"]
+            (draft / "tokenizer.json").write_text(json.dumps(vocabulary))
+
+    async def main() -> None:
+        async with engine(settings_of(tiny)) as client:
+            want = await hear(client, request)
+        async with engine(settings_of(tiny, draft_model=str(draft)), held.MODULE) as client:
+            assert client.info is not None
+            assert client.info.speculate == "draft"
+            killed: list[int] = []
+            hold.set()
+
+            def tell(event: Event) -> None:
+                if isinstance(event, Token) and not killed:
+                    killed.append(pid_of(client))
+                    lose()
+                    hold.kill(killed[0])
+
+            heard = await hear(client, request, tell)
+            assert heard.answer[:5] == want.answer[:5]
+            assert heard.said.count("drafts_ended") == 1
+            why = {
+                "gone": "the files of the draft model are gone",
+                "changed": "the files of the draft model have changed since they were read",
+                "of another vocabulary": f"--draft-model {draft} has another vocabulary: token ",
+            }[loss]
+            [human] = [human for human in heard.human if "drafted any more" in human]
+            assert human.startswith(f"Nothing is drafted any more ({why}")
+            assert "Fix:" not in human
+            assert (client.info.speculate, client.info.draft_model) == ("off", "")
+            assert client.info.draft_bytes == 0
+            [note] = [note for note in client.info.notes if "drafted any more" in note]
+            assert note.startswith(f"nothing is drafted any more: {why}")
+            later = await hear(client, msgspec.structs.replace(request, id="b"))
+            assert later.answer == want.answer
+            assert client.state == "ready"
+
+    run(main())
 
 
 def test_figures_go_on_over_a_restart(tiny: Path) -> None:
@@ -244,7 +350,9 @@ def test_the_request_that_kills_engines_fails_alone(
             alone = [await hear(client, request) for request in good]
             bad = asyncio.create_task(hear(client, words("bad", "a % of poison")))
             beside = await asyncio.gather(*(hear(client, request) for request in good))
-            return alone, beside, await bad
+            heard = await bad
+            assert client.losses.keys() == {"crashed"}
+            return alone, beside, heard
 
     alone, beside, bad = run(main())
     assert isinstance(bad.last, Error)
@@ -297,7 +405,8 @@ def test_an_engine_that_is_never_of_use_is_given_up(
                 assert heard.last.code == "ENGINE_LOST"
             assert client.state == "failed"
             assert client.failure is not None
-            assert "SIGSEGV" in client.failure.message
+            told = r"[34] engines in a row made no token; the engine is gone: killed by SIGSEGV"
+            assert re.match(told, client.failure.message)
             with pytest.raises(NotReady, match="SIGSEGV"):
                 await anext(client.generate(Request(id="c", prompt="x")))
 
@@ -305,13 +414,21 @@ def test_an_engine_that_is_never_of_use_is_given_up(
 
 
 def test_while_there_is_no_engine_requests_can_be_ended(
-    tiny: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, hold: Hold
 ) -> None:
     """By their caller, by their time limit; new ones hear what is going on."""
-    monkeypatch.setattr(replacing, "PAUSES_S", (2.0,))
 
     async def main() -> None:
-        async with engine(settings_of(tiny)) as client:
+        async with engine(settings_of(tiny), held.MODULE) as client:
+            hold.set()
+            next_one = asyncio.Event()  # may be started
+            host, close = client._engine.host, client._engine.host.close
+
+            async def closed(*, patient: bool = True) -> None:
+                await next_one.wait()
+                await close(patient=patient)
+
+            monkeypatch.setattr(host, "close", closed)
             endless = {"max_tokens": 200, "ignore_eos": True, "seed": 2}
             begun = asyncio.Event()
             tell = lambda event: begun.set() if isinstance(event, Token) else None  # noqa: E731
@@ -332,7 +449,7 @@ def test_while_there_is_no_engine_requests_can_be_ended(
                 for name in names
             }
             await begun.wait()
-            os.kill(pid_of(client), signal.SIGKILL)
+            hold.kill(pid_of(client))
             while client.state != "restarting":
                 await asyncio.sleep(0.005)
             await client.cancel("cancelled")
@@ -347,6 +464,7 @@ def test_while_there_is_no_engine_requests_can_be_ended(
             with pytest.raises(NotReady) as refused:
                 await anext(client.generate(Request(id="new", prompt="x")))
             assert refused.value.state == "restarting"
+            next_one.set()
             last = (await tasks["stays"]).last
             assert isinstance(last, End)
             assert last.stop.rule == "MAX_TOKENS"
@@ -356,20 +474,27 @@ def test_while_there_is_no_engine_requests_can_be_ended(
     run(main())
 
 
-def test_a_step_that_never_ends_is_a_crash(tiny: Path) -> None:
+def test_a_step_that_never_ends_is_a_crash(
+    tiny: Path, hold: Hold, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped: list[int] = []
+    held.watch_only(monkeypatch, lambda: stopped)
+
     async def main(stop: bool) -> Heard:
-        async with engine(settings_of(tiny, step_timeout=1)) as client:
-            stopped: list[int] = []
+        async with engine(settings_of(tiny, step_timeout=1), held.MODULE) as client:
+            if stop:
+                hold.set()
 
             def tell(event: Event) -> None:
                 if isinstance(event, Token) and stop and not stopped:
+                    hold.kill(pid_of(client), signal.SIGSTOP)
                     stopped.append(pid_of(client))
-                    os.kill(stopped[0], signal.SIGSTOP)
 
             params = {"max_tokens": 200, "ignore_eos": True, "seed": 2}
             heard = await hear(client, Request(id="a", prompt="once", params=params), tell)
-            assert client._replacing.lost == len(stopped) == stop
-            assert client._replacing._useless <= KILL  # it was stopped from outside
+            assert client._engine._replacing.lost == len(stopped) == stop
+            assert client.losses == ({"stopped": 1} if stop else {})
+            assert client._engine._replacing._useless <= KILL  # it was stopped from outside
             assert not [pid for pid in stopped if alive(pid)]
             return heard
 
@@ -410,26 +535,32 @@ def test_another_engine_has_the_context_of_the_lost_one(
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
-def test_no_other_model_takes_the_place_of_the_lost_one(tmp_path: Path, name: str) -> None:
+def test_no_other_model_takes_the_place_of_the_lost_one(
+    tmp_path: Path, name: str, hold: Hold
+) -> None:
     """Other weights under the same name would go on with an answer, and nobody would know."""
     model = write_tiny(tmp_path)
 
     async def main() -> None:
-        async with engine(settings_of(model)) as client:
+        async with engine(settings_of(model), held.MODULE) as client:
             for file in (model / "notes.txt", model / name):
                 begun = asyncio.Event()
+                hold.set()
                 tell = lambda event: begun.set() if isinstance(event, Token) else None  # noqa: B023, E731
                 params = {"max_tokens": 200, "ignore_eos": True, "seed": 2}
                 request = Request(id="a", prompt="once", params=params)
                 task = asyncio.create_task(hear(client, request, tell))
                 await begun.wait()
                 file.touch()
-                os.kill(pid_of(client), signal.SIGKILL)
+                hold.kill(pid_of(client))
                 last = (await task).last
                 assert isinstance(last, Error if file.name == name else End)
             assert isinstance(last, Error)
             assert "files have changed" in last.message
             assert client.state == "failed"
+            # 3 would tell a supervisor that starting the worker again is of no use
+            assert client.failure is not None
+            assert client.failure.exit_code == 1
 
     run(main())
 
@@ -459,18 +590,21 @@ def test_another_engine_has_the_same_random_weights(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rule", ["CANCELLED", "TIMEOUT"])
-def test_a_request_that_is_ended_while_its_engine_dies_has_ended(tiny: Path, rule: Any) -> None:
+def test_a_request_that_is_ended_while_its_engine_dies_has_ended(
+    tiny: Path, rule: Any, hold: Hold
+) -> None:
     """The engine that was told is dead already, and nobody has noticed yet."""
 
     async def main() -> Heard:
-        async with engine(settings_of(tiny)) as client:
+        async with engine(settings_of(tiny), held.MODULE) as client:
+            hold.set()
             begun = asyncio.Event()
             tell = lambda event: begun.set() if isinstance(event, Token) else None  # noqa: E731
             params = {"max_tokens": 200, "ignore_eos": True, "seed": 2}
             request = Request(id="a", prompt="once", params=params)
             task = asyncio.create_task(hear(client, request, tell))
             await begun.wait()
-            os.kill(pid_of(client), signal.SIGKILL)
+            hold.kill(pid_of(client))
             await client.cancel("a", rule)
             return await task
 
@@ -496,7 +630,7 @@ def test_closing_while_the_dead_engine_is_reaped_starts_no_other(
     async def main() -> None:
         async with engine(settings_of(tiny)) as client:
             closing = asyncio.Event()
-            host, close = client._host, client._host.close
+            host, close = client._engine.host, client._engine.host.close
 
             async def closed(*, patient: bool = True) -> None:
                 closing.set()
@@ -519,7 +653,7 @@ def test_closing_in_the_middle_of_a_restart_leaves_no_process(tiny: Path, after_
             while client.state == "ready":
                 await asyncio.sleep(0.005)
             await asyncio.sleep(after_s)
-            host = client._host
+            host = client._engine.host
             assert isinstance(host, ProcessHost)
             pids += [host.pid] if host.pid is not None else []
         return pids
@@ -544,7 +678,9 @@ def test_how_often_an_engine_is_replaced() -> None:
 
     assert [lost_after(1.0) for _ in PAUSES_S] == [*PAUSES_S]
     assert lost_after(1.0) is None
+    assert policy.in_row == len(PAUSES_S) + 1
     assert lost_after(1.0, useful=True) == PAUSES_S[0]
+    assert policy.in_row == 1
     assert lost_after(1.0) == PAUSES_S[1]
     assert lost_after(LONG_LIFE_S + 1) == PAUSES_S[0]
     assert [lost_after(1.0, useful=True) for _ in range(100)] == [PAUSES_S[0]] * 100

@@ -15,6 +15,7 @@ from rbee_worker.adapter_spec import AdapterSpec
 from rbee_worker.config import Settings
 from rbee_worker.engine.messages import Configure, LoadAdapter, Ping, Pong, Shutdown, Tokens
 from rbee_worker.errors import NotReady
+from rbee_worker.model_info import Loss, WorkerState
 from rbee_worker.process.host import ProcessHost
 from rbee_worker.process.link import Link, socket_pair
 from rbee_worker.process.main import serve
@@ -22,12 +23,14 @@ from rbee_worker.process.port import Port
 from rbee_worker.session import watchdog
 from rbee_worker.session.client import EngineClient
 from rbee_worker.session.watchdog import CHECK_S, SILENT_S, Watchdog
-from rbee_worker.types import End, Error, Event, Request, Started, Token, WorkerState
+from rbee_worker.types import End, Error, Event, Request, Started, Token
 from tests.cli.fakes import INFO
+from tests.process import held
+from tests.process.held import Hold, hold
 from tests.process.test_process import alive, pid_of, run, tiny
 from tests.process.test_replacement import POISONED, Heard, engine, hear, settings_of
 
-__all__ = ["tiny"]
+__all__ = ["hold", "tiny"]
 
 LONG = {"max_tokens": 200, "ignore_eos": True, "seed": 2}
 
@@ -61,26 +64,27 @@ def test_an_idle_engine_that_is_stopped_takes_nothing_new(tiny: Path) -> None:
     run(main())
 
 
-def test_answers_go_on_when_a_stopped_engine_does(tiny: Path) -> None:
+def test_answers_go_on_when_a_stopped_engine_does(tiny: Path, hold: Hold) -> None:
     """`hear` checks that no token comes twice."""
 
     async def main() -> tuple[list[Heard], list[Heard]]:
-        async with engine(settings_of(tiny)) as client:
+        async with engine(settings_of(tiny), held.MODULE) as client:
             requests = [Request(id=str(n), prompt=f"once {n}", params=LONG) for n in range(3)]
             before = await asyncio.gather(*(hear(client, request) for request in requests))
             begun = asyncio.Event()
+            hold.set()
 
             def tell(event: Event) -> None:
                 if isinstance(event, Token) and not begun.is_set():
                     begun.set()
-                    os.kill(pid_of(client), signal.SIGSTOP)
+                    hold.kill(pid_of(client), signal.SIGSTOP)
 
             tasks = [asyncio.create_task(hear(client, r, tell)) for r in requests]
             await until(client, "stalled")
             assert not all(task.done() for task in tasks)
             os.kill(pid_of(client), signal.SIGCONT)
             after = await asyncio.gather(*tasks)
-            assert client.restarts == client._replacing.lost == 0
+            assert client.restarts == client._engine._replacing.lost == 0
             return before, after
 
     for before, after in zip(*run(main()), strict=True):
@@ -88,17 +92,18 @@ def test_answers_go_on_when_a_stopped_engine_does(tiny: Path) -> None:
         assert "restarting" not in after.said
 
 
-def test_requests_of_a_stopped_engine_can_be_ended(tiny: Path) -> None:
+def test_requests_of_a_stopped_engine_can_be_ended(tiny: Path, hold: Hold) -> None:
     """What the engine still says of them when it goes on is not heard."""
 
     async def main() -> None:
-        async with engine(settings_of(tiny)) as client:
+        async with engine(settings_of(tiny), held.MODULE) as client:
             begun = asyncio.Event()
+            hold.set()
 
             def tell(event: Event) -> None:
                 if isinstance(event, Token) and not begun.is_set():
                     begun.set()
-                    os.kill(pid_of(client), signal.SIGSTOP)
+                    hold.kill(pid_of(client), signal.SIGSTOP)
 
             request = Request(id="a", prompt="once", params=LONG)
             task = asyncio.create_task(hear(client, request, tell))
@@ -107,6 +112,7 @@ def test_requests_of_a_stopped_engine_can_be_ended(tiny: Path) -> None:
             heard = await task
             assert isinstance(heard.last, End)
             assert heard.last.stop.rule == "CANCELLED"
+            assert not client.losses
             os.kill(pid_of(client), signal.SIGCONT)
             await until(client, "ready")
             again = await hear(client, request)
@@ -118,13 +124,15 @@ def test_requests_of_a_stopped_engine_can_be_ended(tiny: Path) -> None:
 
 @pytest.mark.parametrize(("why", "hangs"), [("TIMEOUT", False), ("CANCELLED", True)])
 def test_nobody_waits_for_an_engine_that_cannot_confirm_an_end(
-    tiny: Path, why: str, hangs: bool, monkeypatch: pytest.MonkeyPatch
+    tiny: Path, tmp_path: Path, why: str, hangs: bool, hold: Hold, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The engine stops, or hangs in a step, before anybody knows it; its step has all time."""
-    monkeypatch.setenv("RBEE_TEST_HANGING", "1")
+    monkeypatch.setenv("RBEE_TEST_HANGING", str(tmp_path / "hanging"))
+    hold.set()
 
     async def main() -> None:
-        async with engine(settings_of(tiny, step_timeout=0), POISONED) as client:
+        module = POISONED if hangs else held.MODULE
+        async with engine(settings_of(tiny, step_timeout=0), module) as client:
             asked = Request(
                 id="a",
                 prompt="a % of poison" if hangs else "once",
@@ -151,9 +159,11 @@ def test_nobody_waits_for_an_engine_that_cannot_confirm_an_end(
 
 
 @pytest.mark.parametrize("busy", [False, True])
-def test_closing_ends_a_stopped_engine(tiny: Path, busy: bool) -> None:
+def test_closing_ends_a_stopped_engine(tiny: Path, busy: bool, hold: Hold) -> None:
+    hold.set()
+
     async def main() -> int:
-        async with engine(settings_of(tiny)) as client:
+        async with engine(settings_of(tiny), held.MODULE) as client:
             pid = pid_of(client)
             if not busy:
                 os.kill(pid, signal.SIGSTOP)
@@ -169,10 +179,13 @@ def test_closing_ends_a_stopped_engine(tiny: Path, busy: bool) -> None:
 
 
 def test_a_step_that_hangs_counts_against_its_request(
-    tiny: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The engine still answers pings: it is the step that takes too long."""
-    monkeypatch.setenv("RBEE_TEST_HANGING", "1")
+    hanging = tmp_path / "hanging"
+    hanging.touch()
+    monkeypatch.setenv("RBEE_TEST_HANGING", str(hanging))
+    held.watch_only(monkeypatch, lambda: [int(line) for line in hanging.read_text().split()])
 
     def words(name: str, prompt: str) -> Request:
         return Request(id=name, prompt=prompt, params=LONG | {"max_tokens": 30})
@@ -184,6 +197,7 @@ def test_a_step_that_hangs_counts_against_its_request(
                 hear(client, words("bad", "a % of poison")), hear(client, words("good", "words"))
             )
             assert client.state == "ready"
+            assert client.losses == {"step": 3}
             return alone, bad, beside
 
     alone, bad, beside = run(main())
@@ -235,11 +249,11 @@ def test_what_the_watchdog_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Questions without an answer, not seconds: no clock is asked."""
     told: list[bool] = []
     asked: list[Ping] = []
-    killed: list[str] = []
+    killed: list[tuple[str, Loss]] = []
 
     class Host(ProcessHost):
-        def kill(self, why: str) -> None:
-            killed.append(why)
+        def kill(self, why: str, loss: Loss) -> None:
+            killed.append((why, loss))
 
     class Line:
         def send(self, *commands: Ping) -> None:
@@ -270,13 +284,19 @@ def test_what_the_watchdog_counts(monkeypatch: pytest.MonkeyPatch) -> None:
             dog.heard([Tokens(seq="a", ids=(1,))])
             assert told == [True, False]
             await checks(2)  # not enough to be silent
-            dog.heard([Pong(step_s=9.0)])
+            dog.heard([Pong(step_s=99.0)])  # most of it while the client itself was stopped
             await checks(1)
+            assert not killed
+            dog.heard([Tokens(seq="a", ids=(1,))])
+            await checks(1)
+            for n in range(1, 25):
+                dog.heard([Pong(step_s=n * CHECK_S)])
+                await checks(1)
             assert not killed
             assert told == [True, False]
             dog.heard([Pong(step_s=10.0)])
             await checks(1)
-            assert killed == ["a step took longer than 10 s"]
+            assert killed == [("a step took longer than 10 s", "step")]
         assert len(asked) >= 24
 
     run(main())
@@ -287,18 +307,21 @@ def test_an_engine_that_is_stopped_while_it_loads_is_replaced(
 ) -> None:
     monkeypatch.setattr(watchdog, "LOADING_S", 1.0)
     monkeypatch.setattr(watchdog, "SILENT_S", 0.2)
+    stopped: list[int] = []
+    held.watch_only(monkeypatch, lambda: stopped)
 
     async def main() -> None:
         async with engine(settings_of(tiny, step_timeout=1)) as client:
             before = pid_of(client)
             os.kill(before, signal.SIGKILL)
             await until(client, "restarting")
-            while client._host.pid in (None, before):  # type: ignore[attr-defined]
+            while client._engine.host.pid in (None, before):  # type: ignore[attr-defined]
                 await asyncio.sleep(0.001)
-            stopped = pid_of(client)
-            os.kill(stopped, signal.SIGSTOP)
+            os.kill(pid_of(client), signal.SIGSTOP)
+            stopped.append(pid_of(client))
             await until(client, "ready")
-            assert pid_of(client) != stopped
-            assert not alive(stopped)
+            assert pid_of(client) not in stopped
+            assert not alive(stopped[0])
+            assert client.losses == {"killed": 1, "stopped": 1}
 
     run(main())

@@ -64,6 +64,19 @@ PUBLISHED: tuple[Published, ...] = (
         billions=143,
     ),
     Published(
+        "zai-org/GLM-4.5-Air",
+        decoder(
+            "glm4_moe", 151552, 4096, 10944, 46, 96, 8, **INERT, attention_bias=True,
+            first_k_dense_replace=1, head_dim=128, hidden_act="silu",
+            max_position_embeddings=131072, moe_intermediate_size=1408, n_group=1,
+            n_routed_experts=128, n_shared_experts=1, norm_topk_prob=True, num_experts_per_tok=8,
+            num_nextn_predict_layers=1, partial_rotary_factor=0.5, rms_norm_eps=1e-5,
+            rope_scaling=None, rope_theta=1000000, routed_scaling_factor=1.0, topk_group=1,
+            use_qk_norm=False, **UNTIED,
+        ),
+        parameters=106_852_251_264,  # stated: 106 billion, cut off; without the layer that drafts
+    ),
+    Published(
         "mistralai/Mixtral-8x7B-v0.1",
         decoder(
             "mixtral", 32000, 4096, 14336, 32, 32, 8, max_position_embeddings=32768, rope_theta=1e6,

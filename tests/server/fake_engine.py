@@ -10,48 +10,47 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import math
+import os
 import struct
-import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
-from rbee_worker.adapter_spec import AdapterSpec
 from rbee_worker.checkpoint.sentence import Sentence
 from rbee_worker.config import Settings
 from rbee_worker.engine.messages import Loading, Stats
-from rbee_worker.errors import AdapterError, NotReady, QueueFull, WorkerError
+from rbee_worker.errors import NotReady, QueueFull, WorkerError
+from rbee_worker.model_info import AdapterInfo, Loss, ModelInfo, Purpose
 from rbee_worker.observe import narration
 from rbee_worker.params import Rules, check_request, fit
+from rbee_worker.sequence_end import StopRecord, Usage
 from rbee_worker.session.prepare import encoded, rendered
+from rbee_worker.session.speech import read_aloud, settled
 from rbee_worker.session.vectors import check_purpose
+from rbee_worker.speech.side import SpeechSide
 from rbee_worker.tokenizer.core import QUICK_CHARS
 from rbee_worker.tokenizer.messages import Form, checked
 from rbee_worker.tokenizer.pieces import Decoding
 from rbee_worker.tokenizer.stream import Detokenizer
 from rbee_worker.types import (
-    AdapterInfo,
     End,
     EosToken,
     Event,
     Metrics,
-    ModelInfo,
     PromptLogprobs,
-    Purpose,
     Request,
     Resolved,
     SamplingParams,
     Started,
-    StopRecord,
     Token,
     TokenLogprob,
-    Usage,
     Vector,
 )
+from tests.server.fake_adapters import FakeAdapters
 
 SPECIALS = ("<s>", "</s>", "<|im_start|>", "<|im_end|>")
 VOCAB = 256 + len(SPECIALS)
@@ -120,6 +119,22 @@ class ChatMl:
         pass
 
 
+class Hold(Protocol):
+    """What an answer waits for; a `threading.Event`, for example."""
+
+    def is_set(self) -> bool: ...
+
+
+@dataclass(frozen=True)
+class HoldFile:
+    """It is set once there is no such file: for a worker in another process."""
+
+    path: str
+
+    def is_set(self) -> bool:
+        return not os.path.exists(self.path)
+
+
 @dataclass
 class Fake:
     """How the engine behaves. Times in seconds."""
@@ -138,16 +153,14 @@ class Fake:
     fail_at: int | None = None  # token at which a request fails
     script: Callable[[Request], Sequence[int]] | None = None  # ids to answer with
     stamp: Callable[[str, int], None] | None = None  # called with (job, token) when a token exists
-    hold: threading.Event | None = None  # tokens wait until it is set
+    hold: Hold | None = None  # an answer that has hold_at tokens waits until it is set
+    hold_at: int = 1
+    load_hold: Hold | None = None  # loading waits, after its first report, until it is set
     purpose: Purpose = field(default_factory=Purpose)
     sentence: Sentence = field(default_factory=Sentence)
     fingerprint: str = "of the fake"
     adapters: tuple[AdapterInfo, ...] = ()
-
-
-def adapter(name: str, *, ref: str = "/adapter", scale: float = 1.0) -> AdapterInfo:
-    """A loaded adapter."""
-    return AdapterInfo(name=name, ref=ref, key=f"key of {ref}", scale=scale, rank=4, nbytes=512)
+    speech: SpeechSide | None = None
 
 
 @dataclass
@@ -168,6 +181,7 @@ class FakeEngineClient:
         self.info: ModelInfo | None = None
         self.stats: Stats | None = None
         self.restarts = 0
+        self.losses: dict[Loss, int] = {}
         self.failure: WorkerError | None = None
         self.tokenizer = ByteTokenizer()
         self.chat = ChatMl()
@@ -175,6 +189,7 @@ class FakeEngineClient:
         self.ckpt = None
         self.sentence = fake.sentence
         self.pictures = None  # it takes none
+        self.speech = fake.speech
         self.eos = (EOS,)
         self.loading = Loading(stage="starting")
         self._on_loading = on_loading
@@ -187,8 +202,7 @@ class FakeEngineClient:
         self.held = 0  # what a leak would leave above zero
         self.submitted = 0
         self.most_buffered = 0
-        self.adapters = fake.adapters
-        self.adapter_slots = 8
+        self.adapters = FakeAdapters(fake.adapters, self._uses)
 
     def stream(self, *, skip_special: bool) -> Detokenizer:
         return Detokenizer(self.tokenizer, skip_special=skip_special)  # type: ignore[arg-type]
@@ -206,6 +220,8 @@ class FakeEngineClient:
                 bytes_total=n << 20,
             )
             self._on_loading(self.loading)
+            while self.fake.load_hold is not None and not self.fake.load_hold.is_set():
+                await asyncio.sleep(0.005)
             await asyncio.sleep(self.fake.load_s / (n + 1))
         if self.fake.load_error is not None:
             self.state, self.failure = "failed", self.fake.load_error
@@ -245,24 +261,12 @@ class FakeEngineClient:
         for request_id in list(self._live):
             await self.cancel(request_id)
 
-    async def load_adapter(self, spec: AdapterSpec) -> AdapterInfo:
-        """It takes any, and another one of the same name in its place."""
-        if spec.ref == "/damaged":
-            raise AdapterError(f"{spec.ref}: damaged.", fix="fetch it again")
-        info = adapter(spec.name, ref=spec.ref, scale=spec.scale)
-        self.adapters = (*(i for i in self.adapters if i.name != spec.name), info)
-        return info
-
-    def unload_adapter(self, name: str) -> AdapterInfo:
-        if any(request.adapter == name for request, _, _ in self.seen if request.id in self._live):
-            raise AdapterError(f"1 request uses the adapter {name!r} now.", fix="wait")
-        (info,) = (i for i in self.adapters if i.name == name)
-        self.adapters = tuple(i for i in self.adapters if i.name != name)
-        return info
-
     def break_down(self, error: WorkerError) -> None:
         """The engine is lost for good."""
         self.failure, self.state = error, "failed"
+
+    def _uses(self, adapter: str) -> bool:
+        return any(r.adapter == adapter and r.id in self._live for r, _, _ in self.seen)
 
     # ---- work
 
@@ -341,10 +345,14 @@ class FakeEngineClient:
 
     def _prepare(self, request: Request) -> tuple[list[int], Any]:
         if request.pool is not None:
+            if request.truncate and request.prompt is not None:  # as `prepare_vector` does
+                beginning = request.prompt[: self.rules.most_characters]
+                request = msgspec.structs.replace(request, prompt=beginning)
             ids = [*self._encode(request), *(request.pair or "").encode()]
             return ids, Resolved(params=SamplingParams(max_tokens=0), origins={})
         resolved = check_request(request, self.rules)
         ids = list(self._encode(request))
+        resolved = settled(request, resolved, len(ids), self.speech)
         params = fit(resolved, len(ids), self.fake.context)
         return ids, msgspec.structs.replace(resolved, params=params)
 
@@ -354,7 +362,8 @@ class FakeEngineClient:
         if request.messages is not None:
             special = request.add_special_tokens or False
             return encoded(self.tokenizer, rendered(request, self.chat, self.rules), special)[0]
-        return encoded(self.tokenizer, request.prompt or "", request.add_special_tokens)[0]
+        prompt = read_aloud(request.prompt or "", self.speech)
+        return encoded(self.tokenizer, prompt, request.add_special_tokens)[0]
 
     async def _enter(self, live: _Live, timeout_s: float | None) -> bool:
         """Wait for a slot; False when the request ended first."""
@@ -455,6 +464,8 @@ class FakeEngineClient:
                 )
             await self._pause(live, fake.token_s)
             while fake.hold is not None and not fake.hold.is_set():
+                if sent < fake.hold_at or live.rule is not None:
+                    break
                 await asyncio.sleep(0.005)
         text = self.tokenizer.decode(held) if held else ""
         yield self._end(

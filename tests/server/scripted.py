@@ -10,9 +10,10 @@ from typing import Any
 
 from rbee_worker.config import Settings
 from rbee_worker.engine.messages import Cancel, Finished, Loading, Output, Scheduled, Submit, Tokens
+from rbee_worker.model_info import ModelInfo, Purpose
+from rbee_worker.sequence_end import StopRecord, Usage
 from rbee_worker.session.client import EngineClient
 from rbee_worker.session.text import TextSide
-from rbee_worker.types import ModelInfo, Purpose, StopRecord, Usage
 
 
 class ScriptedEngine:

@@ -12,11 +12,13 @@ import msgspec
 
 from rbee_worker.config import Settings
 from rbee_worker.journal.directory import Directory
+from rbee_worker.server.address import bind
 from rbee_worker.server.audit import Audit
-from rbee_worker.server.run import Service, bind
+from rbee_worker.server.run import Service
 from rbee_worker.server.tls import certificate
 from rbee_worker.server.tokens import Tokens
 from rbee_worker.server.worker import StartEngine
+from tests.patience import LIMIT_S
 from tests.server.fake_engine import Fake, FakeEngineClient, starter
 
 TOKEN = "a-token-of-24-characters"
@@ -74,8 +76,8 @@ class Served:
     def start(self) -> Self:
         """Start without waiting for the model."""
         self._thread.start()
-        assert self._bound.wait(10)
-        self.http = httpx.Client(base_url=self.url, headers=self.headers, timeout=20)
+        assert self._bound.wait(LIMIT_S)
+        self.http = httpx.Client(base_url=self.url, headers=self.headers, timeout=LIMIT_S)
         return self
 
     def __enter__(self) -> Self:
@@ -86,14 +88,14 @@ class Served:
 
     def call(self, work: Coroutine[Any, Any, Any]) -> Any:
         """Run a coroutine in the server's loop."""
-        return asyncio.run_coroutine_threadsafe(work, self.loop).result(20)
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(LIMIT_S)
 
     def stop(self) -> None:
         self.loop.call_soon_threadsafe(self.service.stop)
 
     def join(self) -> int | None:
         """Wait for the end; the exit code."""
-        self._thread.join(20)
+        self._thread.join(LIMIT_S)
         assert not self._thread.is_alive()
         return self.exit_code
 
@@ -106,7 +108,7 @@ class Served:
             self.join()
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 15.0) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = LIMIT_S) -> None:
     """Poll until `condition()` holds; fails after `seconds`."""
     import time
 

@@ -13,6 +13,9 @@ from typing import Any, Self
 
 import httpx
 
+from tests.patience import LIMIT_S
+from tests.process.held import PROGRAM, Hold
+
 ROOT = Path(__file__).parents[2]
 DAEMON = "from rbee_worker.cli.main import daemon; daemon()"
 
@@ -27,6 +30,7 @@ class Spawned:
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         self.process = subprocess.Popen(
             command,
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             cwd=ROOT,
@@ -40,7 +44,7 @@ class Spawned:
         first = self.process.stdout.readline()
         if first:
             self.line = json.loads(first)
-            self.http = httpx.Client(base_url=self.line["url"], timeout=60)
+            self.http = httpx.Client(base_url=self.line["url"], timeout=LIMIT_S)
 
     @classmethod
     def fake(cls, settings: dict[str, Any], fake: dict[str, Any] | None = None) -> Self:
@@ -61,12 +65,17 @@ class Spawned:
         """`llm-worker-rbee ARGS`."""
         return cls([sys.executable, "-c", DAEMON, *args], env)
 
+    @classmethod
+    def held(cls, hold: Hold, *args: str) -> Self:
+        """The same, with engines that `hold` holds."""
+        return cls([sys.executable, "-m", PROGRAM, "daemon", *args], hold.env)
+
     def _read_errors(self) -> None:
         assert self.process.stderr is not None
         for line in self.process.stderr:
             self.errors += line
 
-    def ready(self, seconds: float = 60) -> None:
+    def ready(self, seconds: float = LIMIT_S) -> None:
         """Wait until the model is loaded."""
         with self.http.stream("GET", "/v1/loading/progress", timeout=seconds) as progress:
             text = progress.read().decode()
@@ -75,10 +84,10 @@ class Spawned:
     def signal(self, number: int = signal.SIGTERM) -> None:
         self.process.send_signal(number)
 
-    def wait(self, seconds: float = 30) -> int:
+    def wait(self, seconds: float = LIMIT_S) -> int:
         """The exit code."""
         code = self.process.wait(seconds)
-        self._reader.join(5)
+        self._reader.join(LIMIT_S)
         return code
 
     def __enter__(self) -> Self:
@@ -87,10 +96,10 @@ class Spawned:
     def __exit__(self, *_: object) -> None:
         if self.process.poll() is None:
             self.process.kill()
-            self.process.wait(10)
+            self.process.wait(LIMIT_S)
         assert self.process.stdout is not None
         self.process.stdout.close()
-        self._reader.join(5)
+        self._reader.join(LIMIT_S)
         assert self.process.stderr is not None
         self.process.stderr.close()
         if self.line:

@@ -12,7 +12,9 @@ import openai
 import pytest
 
 from tests.server import test_served_names as served_names
-from tests.server.fake_engine import Fake, adapter
+from tests.server.fake_adapters import adapter
+from tests.server.fake_engine import Fake
+from tests.server.fake_speech import SPEECH, speaking_fake
 from tests.server.served import Served, wait_for
 from tests.server.test_every_parameter import BASE
 
@@ -25,9 +27,17 @@ def served() -> Iterator[Served]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def speaker() -> Iterator[Served]:
+    fake = speaking_fake(adapters=(adapter("bees/hum"),))
+    with Served(fake, model="hive", lora_slots=3) as server:
+        yield server
+
+
 @pytest.mark.parametrize("path", NAMED)
-def test_every_route_takes_an_adapters_name(served: Served, path: str) -> None:
+def test_every_route_takes_an_adapters_name(served: Served, speaker: Served, path: str) -> None:
     """The jobs that a route begins get the adapter that its `model` names, and no others do."""
+    served = speaker if path == SPEECH else served
     for name, chosen in (("bees/hum", "bees/hum"), ("hive", ""), (None, "")):
         body = BASE[path] if name is None else {**BASE[path], "model": name}
         before = len(served.engine.seen)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from rbee_worker.config import Settings
-from rbee_worker.server.run import bind
+from rbee_worker.server.address import bind
 from tests.server.fake_engine import Fake
 from tests.server.reading import DONE, events
 from tests.server.served import TOKEN, Served, wait_for
@@ -165,16 +164,14 @@ def test_it_gets_the_whole_of_a_stream_too() -> None:
 @pytest.mark.parametrize("stream", ["true", "false"])
 def test_a_client_that_is_gone_is_told_from_one_that_waits(stream: str) -> None:
     """Nothing is written to it for as long as the first token takes."""
-    with Served(Fake(delay_s=60)) as served:
+    with Served(Fake(delay_s=3600)) as served:
         with connect(served) as sock:
             body = f'{{"prompt":"x","stream":{stream}}}'
             sock.sendall(post(body, path="/v1/completions").encode())
             wait_for(lambda: bool(served.engines) and served.engine.held == 1)
             if stream == "true":
                 sock.recv(1)
-        began = time.monotonic()
-        wait_for(lambda: served.engine.held == 0, 30)
-        assert time.monotonic() - began < 30
+        wait_for(lambda: served.engine.held == 0)
 
 
 # ---- error lines

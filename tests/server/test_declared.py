@@ -25,8 +25,10 @@ from openai.types.responses.response_create_params import (
     ResponseCreateParamsNonStreaming as Response,
 )
 
+from rbee_worker.checkpoint.sentence import Sentence
 from rbee_worker.server.routes import OPERATIONS
 from tests.server.declared import Told, Walk
+from tests.server.fake_engine import Fake
 from tests.server.test_every_parameter import Server, seen
 
 PAGE = Path(__file__).parents[2] / "docs/apis.md"
@@ -79,7 +81,7 @@ APIS = (
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    with Server() as found:
+    with Server(Fake(narrate=False, sentence=Sentence(prompts={"question": "Q: "}))) as found:
         yield found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -18,7 +19,11 @@ from tests.server.served import Served
 )
 def test_examples_work_as_they_stand(served: Served, path: str, name: str) -> None:
     response = served.http.post(path, json=EXAMPLES[path][name])
-    if path == "/v1/classify":  # test_vectors.py serves a model that can
+    if path in (
+        "/v1/classify",
+        "/v1/audio/speech",
+    ):  # test_vectors.py, tests/speech: models that can
+        assert response.status_code == 400
         assert response.json()["error"]["code"] == "wrong_model"
     else:
         assert response.status_code == 200, response.text
@@ -43,6 +48,12 @@ def test_ranges_stand_in_the_document(served: Served) -> None:
     assert fields["top_p"]["anyOf"][0]["exclusiveMinimum"] == 0
     names = [o["type"] for o in fields["stop"]["anyOf"]]
     assert names == ["string", "array", "null"]
+
+
+def test_a_spoken_answer_is_described_as_sound_too(served: Served) -> None:
+    route = served.http.get("/openapi.json").json()["paths"]["/v1/audio/speech"]["post"]
+    media = {"audio/wav", "audio/pcm", "application/json", "text/event-stream"}
+    assert set(route["responses"]["200"]["content"]) == media
 
 
 def test_references_resolve(served: Served) -> None:
@@ -75,7 +86,7 @@ def test_info(served: Served) -> None:
 
 
 def test_status_is_busy_while_there_is_work() -> None:
-    with Served(Fake(token_s=0.05)) as served:
+    with Served(Fake(hold=threading.Event(), hold_at=9)) as served:
         job = served.http.post("/v1/jobs", json={"prompt": "x", "max_tokens": 50}).json()
         assert served.http.get("/info").json()["status"] == "busy"
         served.http.delete(f"/v1/jobs/{job['job_id']}")

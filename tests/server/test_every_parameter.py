@@ -18,6 +18,7 @@ from rbee_worker.server.operation import Operation
 from rbee_worker.server.routes import OPERATIONS
 from rbee_worker.types import Request, Resolved
 from tests.server.fake_engine import ByteTokenizer, ChatMl, Fake, FakeEngineClient, starter
+from tests.server.fake_speech import SPEECH, speaking_fake
 from tests.server.reading import DONE, events
 from tests.server.served import Served
 
@@ -52,6 +53,7 @@ BASE: dict[str, dict[str, Any]] = {
     "/detokenize": {"tokens": [72, 117, 109, 259]},
     "/apply-template": {"messages": TALK},
     "/v1/chat/completions/input_tokens": {"messages": TALK},
+    SPEECH: {"input": "Hum", "response_format": "tokens", "seed": 1},
 }
 USAGE = {"include_usage": True}
 TOOL = {"type": "function", "function": {"name": "hum", "parameters": {"type": "object"}}}
@@ -189,6 +191,11 @@ VALUES: dict[str, Any] = {
     "return_documents": True,
     "ref": "/wasp",
     "scale": 0.5,
+    "voice": "bee",
+    "stream_format": "sse",
+    "speed": 1.5,
+    "guidance_scale": 1.0,
+    "codebooks": 2,
 }
 PROMPTS = ("prompt", "messages", "token_ids", "text", "content")  # one of them at a time
 # What must show in the answer itself: the engine's share of it is not the route's.
@@ -230,11 +237,10 @@ class Moody(ChatMl):
 class Server(Served):
     """`asked`: what the engine was asked for last."""
 
-    def __init__(self) -> None:
+    def __init__(self, fake: Fake) -> None:
         self.asked: list[tuple[Request, Resolved, list[int]]] = []
         made: list[FakeEngineClient] = []
-        sentence = Sentence(prompts={"question": "Q: "})
-        start = starter(Fake(narrate=False, sentence=sentence), made)
+        start = starter(fake, made)
 
         async def wrapped(settings: Any, *, on_loading: Any) -> FakeEngineClient:
             engine = await start(settings, on_loading=on_loading)
@@ -249,7 +255,14 @@ class Server(Served):
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    with Server() as found:
+    sentence = Sentence(prompts={"question": "Q: "})
+    with Server(Fake(narrate=False, sentence=sentence)) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def speaker() -> Iterator[Server]:
+    with Server(speaking_fake(narrate=False)) as found:
         yield found
 
 
@@ -306,6 +319,8 @@ def value_of(key: str, op: Operation) -> Any:
         return {"verbosity": "low"}
     if key == "tools" and op.path.startswith("/v1/responses"):
         return [{"type": "function", "name": "hum"}]
+    if (op.path, key) == (SPEECH, "response_format"):
+        return "wav"
     if (key == "stream" and op.lines) or (op.path, key) == ("/api/embed", "truncate"):
         return False  # true is what absence means
     return VALUES.get(key)
@@ -317,8 +332,9 @@ CASES = [(op, key) for op in OWN for key in parameters(op)]
 
 @pytest.mark.parametrize(("op", "key"), CASES, ids=[f"{op.path}:{key}" for op, key in CASES])
 def test_a_parameter_shows_or_is_refused_or_is_inert(
-    server: Server, op: Operation, key: str
+    server: Server, speaker: Server, op: Operation, key: str
 ) -> None:
+    server = speaker if op.path == SPEECH else server
     base = {**BASE[op.path], **needs(key, op)}
     row = names(op.params).get(key) if op.params else None
     inert = key in INERT and key not in SHOWN.get(op.path, ())
@@ -354,8 +370,11 @@ EMPTY: tuple[Any, ...] = ([], {}, "", 0, -1, 0.5, None, False, True, [[]], [None
 
 
 @pytest.mark.parametrize("op", OWN, ids=lambda o: o.path)
-def test_nothing_empty_or_of_another_kind_fails_inside(server: Server, op: Operation) -> None:
+def test_nothing_empty_or_of_another_kind_fails_inside(
+    server: Server, speaker: Server, op: Operation
+) -> None:
     """Every parameter, with what a client sends that has nothing to say."""
+    server = speaker if op.path == SPEECH else server
     for key in parameters(op):
         for value in EMPTY:
             body = {**BASE[op.path], "max_tokens": 2, key: value}

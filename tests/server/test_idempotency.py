@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -133,8 +132,6 @@ def test_a_lost_answer_is_found_again(shared: Served) -> None:
     shared.http.send(request, stream=True).close()
     found = post(shared, "lost", {**BODY, "max_tokens": 40})
     assert found.headers["idempotent-replayed"] == "true"
-    until = time.monotonic() + 10
     url = f"/v1/jobs/{found.json()['job_id']}"
-    while shared.http.get(url).json()["state"] != "done":
-        assert time.monotonic() < until
+    wait_for(lambda: shared.http.get(url).json()["state"] == "done")
     assert shared.http.get(url).json()["tokens_out"] == 40

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 import pytest
 
-from rbee_worker.server import jobs
-from rbee_worker.types import Constraint, Request, Resolved, SamplingParams, Started
+from rbee_worker.server import job_store, jobs
+from rbee_worker.types import ChatOptions, Constraint, Request, Resolved, SamplingParams, Started
 from tests.server.fake_engine import Fake, answer_ids
 from tests.server.reading import DONE, events, frames
 from tests.server.served import Served, wait_for
@@ -97,7 +98,7 @@ def test_closing_a_job_stream_does_not_cancel_it() -> None:
 
 
 def test_delete_cancels_and_is_idempotent() -> None:
-    with Served(Fake(token_s=0.01)) as served:
+    with Served(Fake(hold=threading.Event(), hold_at=9)) as served:
         job = start(served, max_tokens=900)
         path = f"/v1/jobs/{job['job_id']}"
         wait_for(lambda: served.http.get(path).json()["state"] == "running")
@@ -211,7 +212,7 @@ def test_finished_jobs_leave_by_number_and_by_age() -> None:
 
 def test_finished_jobs_leave_by_size(monkeypatch: pytest.MonkeyPatch) -> None:
     """The last one stays, however large it is: its reader may have lost the connection."""
-    monkeypatch.setattr(jobs, "MOST_KEPT", 40)
+    monkeypatch.setattr(job_store, "MOST_KEPT", 40)
     with Served() as served:
         ids: list[str] = []
 
@@ -233,12 +234,20 @@ def test_what_was_asked_counts_for_the_size(
     ids: int, letters: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An id takes 36 bytes and a letter one of the 300 that a token does: 36 tokens in both."""
-    monkeypatch.setattr(jobs, "MOST_KEPT", 100)
-    kept = jobs.Jobs(keep_s=3600, keep_n=100)
+    monkeypatch.setattr(job_store, "MOST_KEPT", 100)
+    kept = job_store.Jobs(keep_s=3600, keep_n=100)
     constraint = Constraint(kind="regex", text="x" * letters)
     sampling = Resolved(params=SamplingParams(constraint=constraint), origins={})
     for number in range(3):
-        job = jobs.Job(Request(id=str(number), prompt="a bee" * 1000, params={"seed": 1}))
+        asked = Request(
+            id=str(number),
+            prompt="a bee" * 1000,
+            params={"seed": 1},
+            template_args={"long": "x" * 1000},
+            chat=ChatOptions(tools=({"type": "function"},)),
+            constraint=constraint,
+        )
+        job = jobs.Job(asked)
         kept.add(job, keep=True)
         started = Started(
             job_id=job.id,
@@ -254,6 +263,7 @@ def test_what_was_asked_counts_for_the_size(
         kept.finish(job)
         assert job.request == Request(id=str(number))  # nobody needs the rest
     assert [kept.get(str(number)) is not None for number in range(3)] == [False, True, True]
+    assert (kept.finished, kept.finished_bytes) == (2, 2 * 37 * 300)
 
 
 def test_a_clock_that_jumps_removes_no_job(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -278,12 +288,15 @@ def test_correlation_id_is_kept_and_given_back(served: Served) -> None:
 
 
 def test_request_timeout_ends_with_usage() -> None:
-    with Served(Fake(token_s=0.02), request_timeout=1) as served:
-        began = time.monotonic()
-        answer = served.http.post("/v1/infer", json={"prompt": "x", "max_tokens": 500}).json()
-        assert answer["stop_reason"] == "TIMEOUT"
-        assert 0.9 < time.monotonic() - began < 15
-        assert 0 < answer["tokens_generated"] < 500
+    tokens = 0
+    with Served(Fake(token_s=0.1), request_timeout=1) as served:
+        while not tokens:  # it may have stood still all the time
+            began = time.monotonic()
+            answer = served.http.post("/v1/infer", json={"prompt": "x", "max_tokens": 300}).json()
+            assert answer["stop_reason"] == "TIMEOUT"
+            assert 0.9 < time.monotonic() - began < 15
+            tokens = answer["tokens_generated"]
+            assert tokens < 300
         shorter = served.http.post("/v1/infer", json={"prompt": "x", "timeout_s": 0.1}).json()
         assert shorter["stop_reason"] == "TIMEOUT"
 

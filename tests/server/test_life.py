@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import subprocess
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -25,6 +27,7 @@ from rbee_worker.server.health import progress
 from rbee_worker.server.run import serve
 from rbee_worker.server.tokens import Tokens
 from rbee_worker.server.worker import Worker
+from tests.patience import LIMIT_S
 from tests.server.fake_engine import Fake
 from tests.server.reading import DONE, events
 from tests.server.served import Served, wait_for
@@ -81,10 +84,13 @@ def test_the_address_is_the_first_line_on_stdout() -> None:
         assert worker.line["host"] == "127.0.0.1"
         assert worker.line["url"] == f"http://127.0.0.1:{worker.line['port']}"
         assert worker.http.get("/health").json() == {"status": "healthy"}
+        worker.signal(signal.SIGHUP)  # there is nothing to read again
+        assert worker.http.get("/health").status_code == 200
 
 
 def test_loading_is_told_step_by_step_and_late_subscribers_get_the_last_state() -> None:
-    server = Served(Fake(load_s=0.6, layers=6))
+    go = threading.Event()
+    server = Served(Fake(load_s=0.6, layers=6, load_hold=go))
     server.start()
     try:
         ready = server.http.get("/v1/ready")
@@ -96,7 +102,9 @@ def test_loading_is_told_step_by_step_and_late_subscribers_get_the_last_state() 
         assert early.json()["error"]["code"] == "not_ready"
         assert server.http.get("/info").json()["status"] == "starting"
         assert server.http.get("/v1/models").status_code == 200
-        found = events(server.http.get("/v1/loading/progress").text)
+        with server.http.stream("GET", "/v1/loading/progress") as progress:
+            go.set()
+            found = events(progress.read().decode())
         steps = [e for e in found[:-2] if e["stage"] == "loading_to_vram"]
         assert len(steps) >= 4
         assert [s["layers_loaded"] for s in steps] == sorted(s["layers_loaded"] for s in steps)
@@ -116,12 +124,24 @@ def test_silence_is_filled_with_comments(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(sse, "BEAT_S", 0.1)
     monkeypatch.setattr(health, "BEAT_S", 0.1)
-    server = Served(Fake(load_s=0.8, layers=1, delay_s=0.5))
+    loads, answers = threading.Event(), threading.Event()
+    server = Served(Fake(layers=1, load_hold=loads, hold=answers))
     server.start()
+
+    def silent(url: str, go: threading.Event) -> None:
+        """Read a stream that goes on once it has two comments."""
+        text = ""
+        with server.http.stream("GET", url) as stream:
+            for part in stream.iter_text():
+                text += part
+                if text.count(": still here\n\n") >= 2:
+                    go.set()
+        assert go.is_set()
+
     try:
-        assert server.http.get("/v1/loading/progress").text.count(": still here\n\n") >= 2
-        url = server.http.post("/v1/jobs", json={"prompt": "x", "max_tokens": 2}).json()["sse_url"]
-        assert server.http.get(url).text.count(": still here\n\n") >= 2
+        silent("/v1/loading/progress", loads)
+        job = server.http.post("/v1/jobs", json={"prompt": "x", "max_tokens": 2}).json()
+        silent(job["sse_url"], answers)
     finally:
         server.__exit__()
 
@@ -133,29 +153,36 @@ def run_jobs(worker: Spawned, n: int, tokens: int) -> list[Any]:
         return [job.result() for job in jobs]
 
 
-def test_sigterm_lets_running_jobs_finish_and_refuses_new_ones() -> None:
-    with Spawned.fake({"max_seqs": 4}, {"token_s": 0.01, "slots": 4}) as worker:
+def test_sigterm_lets_running_jobs_finish_and_refuses_new_ones(tmp_path: Path) -> None:
+    hold = tmp_path / "hold"  # answers go on once it is gone
+    hold.touch()
+    with Spawned.fake({"max_seqs": 4}, {"hold": str(hold), "hold_at": 9, "slots": 4}) as worker:
         worker.ready()
         answers: list[Any] = []
         load = threading.Thread(target=lambda: answers.extend(run_jobs(worker, 8, 60)))
         load.start()
         job = worker.http.post("/v1/jobs", json={"prompt": "y", "max_tokens": 60}).json()
+        assert "sse_url" in job, job
         chunks: list[bytes] = []
 
         def follow() -> None:
-            with httpx.stream("GET", worker.line["url"] + job["sse_url"], timeout=30) as stream:
-                chunks.extend(stream.iter_raw())
+            at = worker.line["url"] + job["sse_url"]
+            with httpx.stream("GET", at, timeout=LIMIT_S) as stream:
+                for chunk in stream.iter_raw():
+                    chunks.append(chunk)
 
         follower = threading.Thread(target=follow)
         follower.start()
-        time.sleep(0.3)
+        url = worker.line["url"]
+        wait_for(lambda: httpx.get(url + "/v1/stats").json()["jobs"] == 9)
+        wait_for(lambda: bool(chunks))
         worker.signal()
-        time.sleep(0.1)
-        refused = httpx.post(worker.line["url"] + "/v1/jobs", json={"prompt": "late"})
+        wait_for(lambda: httpx.get(url + "/v1/ready").json().get("state") == "draining")
+        refused = httpx.post(url + "/v1/jobs", json={"prompt": "late"})
         assert refused.status_code == 503
         assert int(refused.headers["retry-after"]) >= 1
-        assert httpx.get(worker.line["url"] + "/v1/ready").json()["state"] == "draining"
-        assert httpx.get(worker.line["url"] + "/info").json()["status"] == "stopped"
+        assert httpx.get(url + "/info").json()["status"] == "stopped"
+        hold.unlink()
         assert worker.wait() == 0
         load.join()
         follower.join()
@@ -164,11 +191,11 @@ def test_sigterm_lets_running_jobs_finish_and_refuses_new_ones() -> None:
 
 
 def test_drain_ends_after_its_time_and_cut_jobs_say_so() -> None:
-    with Spawned.fake({"drain_timeout": 1}, {"token_s": 0.05}) as worker:
+    with Spawned.fake({"drain_timeout": 1}, {"token_s": 0.5}) as worker:
         worker.ready()
         job = worker.http.post("/v1/jobs", json={"prompt": "y", "max_tokens": 300}).json()
         began = time.monotonic()
-        with httpx.stream("GET", worker.line["url"] + job["sse_url"], timeout=30) as stream:
+        with httpx.stream("GET", worker.line["url"] + job["sse_url"], timeout=LIMIT_S) as stream:
             worker.signal()
             text = stream.read().decode()
         assert worker.wait() == 0
@@ -188,6 +215,26 @@ def test_the_second_signal_stops_at_once(number: int) -> None:
         worker.signal(number)
         assert worker.wait() == 0
         assert time.monotonic() - began < 15
+
+
+def test_signals_sent_as_soon_as_the_address_is_known_are_heard() -> None:
+    """A hang-up tells a service to read its files again, and must not end it; then it drains."""
+    for numbers in ([signal.SIGHUP, signal.SIGTERM], [signal.SIGHUP, signal.SIGINT]):
+        with Spawned.fake({}, {"load_s": 30, "signals": numbers}) as worker:
+            assert worker.wait(LIMIT_S) == 0
+            assert b"nothing to read again" in worker.errors
+
+
+def test_a_hangup_of_a_worker_that_reads_nothing_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes on, as a service that is reloaded; or drains, where its terminal was closed."""
+    monkeypatch.setattr(os, "isatty", lambda _: False)
+    with Served() as served:
+        served.loop.call_soon_threadsafe(served.service.hang_up)
+        assert served.http.get("/v1/ready").status_code == 200
+        assert not served.service._told_to_stop.is_set()
+        monkeypatch.setattr(os, "isatty", lambda _: True)
+        served.loop.call_soon_threadsafe(served.service.hang_up)
+        assert served.join() == 0
 
 
 def test_an_idle_worker_leaves_at_once_also_while_loading() -> None:
@@ -238,7 +285,7 @@ def test_leaving_needs_no_thread(
     monkeypatch.setattr(asyncio.Runner, "close", close)
     settings = Settings(local_mode=True, port=0)
     assert serve(settings, Tokens(settings, ""), start) == 3
-    assert "error: there is not enough memory to begin." in capfd.readouterr().err
+    assert "error: there is not enough memory to begin. Fix: " in capfd.readouterr().err
 
 
 def test_a_device_lost_in_service_exits_4() -> None:
@@ -295,16 +342,19 @@ def test_orchestrator_flags_and_environment() -> None:
 
 
 def test_queue_limits_are_kept_and_retry_after_is_given() -> None:
-    with Served(Fake(delay_s=0.5, slots=2), max_queue=3) as server:
+    hold = threading.Event()
+    with Served(Fake(hold=hold, slots=2), max_queue=3) as server:
         answers = [
             server.http.post("/v1/jobs", json={"prompt": "x", "max_tokens": 1}) for _ in range(8)
         ]
         assert [a.status_code for a in answers] == [200] * 5 + [429] * 3
         assert int(answers[-1].headers["retry-after"]) >= 1
+        hold.set()
         told = server.http.get(answers[4].json()["sse_url"]).text
         assert "Queued behind" in told
         # several answers at once are admitted together or not at all
         wait_for(lambda: server.engine.held == 0)
+        hold.clear()
         many = server.http.post("/v1/completions", json={"prompt": "x", "n": 6, "max_tokens": 1})
         assert many.status_code == 429
         wait_for(lambda: server.engine.held == 0)
@@ -332,7 +382,7 @@ def test_heartbeats_reach_the_hive() -> None:
     try:
         url = f"http://127.0.0.1:{hive.server_port}/"
         with Served(hive_url=url, heartbeat_s=1) as server:
-            wait_for(lambda: len(beats) >= 3, 8)
+            wait_for(lambda: len(beats) >= 3)
             assert server.http.get("/health").status_code == 200
     finally:
         hive.shutdown()

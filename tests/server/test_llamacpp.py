@@ -4,6 +4,7 @@ benchmarks/llamacpp_tests.py."""
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -156,9 +157,10 @@ def test_props_and_slots(served: Served) -> None:
     slots = served.http.get("/slots").json()
     assert len(slots) == served.settings.max_seqs
     assert not any(slot["is_processing"] for slot in slots)
-    with Served(Fake(token_s=0.05), max_seqs=4) as slow:
+    with Served(Fake(hold=threading.Event(), hold_at=9), max_seqs=4) as slow:
         with slow.http.stream("POST", "/completion", json={"prompt": "x", "stream": True}) as live:
-            next(live.iter_lines())
+            lines = live.iter_lines()  # kept: one that is collected closes the connection
+            next(lines)
             busy = [s["is_processing"] for s in slow.http.get("/slots").json()]
             assert busy == [True, False, False, False]
         wait_for(lambda: slow.engine.held == 0)  # leaving cancels

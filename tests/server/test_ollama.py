@@ -302,7 +302,7 @@ def test_errors_reach_the_client(served: Talking, client: Any) -> None:
 
 
 def test_leaving_a_stream_cancels_it() -> None:
-    with Served(Fake(token_s=0.05)) as slow:
+    with Served(Fake(hold=threading.Event(), hold_at=9)) as slow:
         stream = connected(slow).chat(model="smollm2", messages=asked(3), stream=True)
         next(stream)
         stream.close()
@@ -314,10 +314,13 @@ def test_a_silent_stream_has_blanks_between_its_lines(monkeypatch: pytest.Monkey
     monkeypatch.setattr("rbee_worker.server.sse.BEAT_S", 0.05)
     hold = threading.Event()
     with Served(Fake(hold=hold, script=lambda _: list(b"ab"))) as slow:
-        threading.Timer(0.3, hold.set).start()
+        text = ""
         with slow.http.stream("POST", "/api/generate", json={"prompt": "x"}) as response:
             assert response.headers["content-type"] == "application/x-ndjson"
-            text = response.read().decode()
+            for part in response.iter_text():
+                text += part
+                if text.endswith(" "):  # it was silent for a while
+                    hold.set()
         assert " {" in text
         lines = [json.loads(line) for line in text.splitlines()]
         assert "".join(line["response"] for line in lines) == "ab"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import threading
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -330,7 +331,7 @@ def test_wrong_token_is_an_authentication_error(served: Served) -> None:
 
 
 def test_leaving_a_stream_cancels_it() -> None:
-    with Served(Fake(token_s=0.01)) as served:
+    with Served(Fake(hold=threading.Event(), hold_at=9)) as served:
         stream = make(served).completions.create(
             model="smollm2", prompt="x", max_tokens=900, n=2, stream=True
         )
@@ -341,7 +342,7 @@ def test_leaving_a_stream_cancels_it() -> None:
 
 
 def test_leaving_a_blocking_request_cancels_it() -> None:
-    with Served(Fake(token_s=0.01)) as served:
+    with Served(Fake(hold=threading.Event(), hold_at=9)) as served:
         impatient = make(served).with_options(timeout=0.3)
         with pytest.raises(openai.APITimeoutError):
             impatient.completions.create(model="smollm2", prompt="x", max_tokens=900)
@@ -360,7 +361,8 @@ def test_a_failure_in_mid_stream_is_an_api_error() -> None:
 
 
 def test_a_full_queue_is_a_rate_limit_error_and_retried_by_the_client() -> None:
-    with Served(Fake(delay_s=2.5, slots=1), max_queue=0) as served:
+    hold = threading.Event()
+    with Served(Fake(hold=hold, slots=1), max_queue=0) as served:
         busy = served.http.post("/v1/jobs", json={"prompt": "x", "max_tokens": 2})
         assert busy.status_code == 200
         second = served.http.post("/v1/jobs", json={"prompt": "x", "max_tokens": 2})
@@ -368,6 +370,7 @@ def test_a_full_queue_is_a_rate_limit_error_and_retried_by_the_client() -> None:
         with pytest.raises(openai.RateLimitError) as caught:
             make(served).completions.create(model="smollm2", prompt="x")
         assert int(caught.value.response.headers["retry-after"]) >= 1
+        hold.set()
         answer = make(served, retries=9).completions.create(
             model="smollm2", prompt="x", max_tokens=2
         )
@@ -381,6 +384,21 @@ def test_lenient_names_what_it_ignored() -> None:
         )
         assert raw.headers["x-ignored-parameters"] == "odd%20key%0A, mirostat_x"
         assert json.loads(raw.text)["choices"]
+
+
+def test_a_fingerprint_changes_with_whatever_rounds_numbers() -> None:
+    found = []
+    how: tuple[dict[str, Any], ...] = (
+        *({}, {"max_seqs": 3}, {"bf16_activations": True}, {"exact_activations": True}),
+        *({"quantize": "fp8"}, {"deterministic": True}),
+    )
+    for settings in how:
+        with Served(**settings) as served:
+            body = {"prompt": "hum", "max_tokens": 1}
+            answer = served.http.post("/v1/completions", json=body).json()
+            found.append(answer["system_fingerprint"])
+    assert found[0] == found[1]  # the same tokens, in any batch
+    assert len({*found}) == 5
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 5])

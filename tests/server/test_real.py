@@ -36,7 +36,7 @@ def served(*args: str) -> Iterator[Spawned]:
         spawned.ready(600)
         yield spawned
         spawned.signal()
-        assert spawned.wait(120) == 0, spawned.errors
+        assert spawned.wait() == 0, spawned.errors
 
 
 @pytest.fixture(scope="module")

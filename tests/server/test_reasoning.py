@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from rbee_worker.answer import NO_FORMAT, Format
-from rbee_worker.answer.formats import THINKING
+from rbee_worker.answer.reasoning_formats import THINKING
 from rbee_worker.errors import UsageError
 from rbee_worker.params import default_switch
 from tests.server.talking import Talking

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -362,7 +363,7 @@ def test_what_cannot_be_done_is_refused_by_name(
 
 
 def test_leaving_cancels() -> None:
-    with Served(Fake(token_s=0.05)) as slow:
+    with Served(Fake(hold=threading.Event(), hold_at=9)) as slow:
         body = {"input": "Hum", "stream": True}
         with slow.http.stream("POST", "/v1/responses", json=body) as response:
             next(response.iter_lines())

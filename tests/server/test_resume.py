@@ -9,11 +9,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rbee_worker.client import Client, Token
+from rbee_worker.client import Client, Token, events
 from rbee_worker.client.events import EventReader
 from tests.server.fake_engine import Fake
 from tests.server.reading import frames
 from tests.server.served import Served, wait_for
+
+
+@pytest.fixture(scope="module", autouse=True)
+def soon() -> Iterator[None]:
+    """A client that tries again at once: how long it waits is no matter here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(events, "FIRST_PAUSE_S", 0.002)
+        yield
 
 
 @pytest.fixture(scope="module")

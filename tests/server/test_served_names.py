@@ -10,14 +10,22 @@ import openai
 import pytest
 
 from rbee_worker.server.routes import OPERATIONS
+from tests.server.fake_speech import SPEECH, speaking_fake
 from tests.server.served import Served
 from tests.server.test_every_parameter import BASE
+
+NAMES: dict[str, Any] = {"model": "hf:bees/hive", "served_model_name": "bee, gpt-4o"}
 
 
 @pytest.fixture(scope="module")
 def served() -> Iterator[Served]:
-    names = {"model": "hf:bees/hive", "served_model_name": "bee, gpt-4o"}
-    with Served(**names, temperature=0.25, top_k=-1, max_tokens=9, seed=7) as server:
+    with Served(**NAMES, temperature=0.25, top_k=-1, max_tokens=9, seed=7) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def speaker() -> Iterator[Served]:
+    with Served(speaking_fake(), **NAMES) as server:
         yield server
 
 
@@ -44,7 +52,8 @@ NAMED = [
 
 
 @pytest.mark.parametrize("path", NAMED)
-def test_every_route_takes_every_name(served: Served, path: str) -> None:
+def test_every_route_takes_every_name(served: Served, speaker: Served, path: str) -> None:
+    served = speaker if path == SPEECH else served
     body = {**BASE[path], "model": "nobody"}
     assert served.http.post(path, json=body).status_code == 404
     for name in ("bee", "gpt-4o", "hf:bees/hive"):

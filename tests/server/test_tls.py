@@ -1,6 +1,7 @@
 """TLS: what the worker shows, a new certificate while it runs, and files that cannot be used.
 
-The certificates in tests/data/tls are for localhost and 127.0.0.1, valid from 2000 to 2126.
+The certificates in tests/data/tls are for localhost and 127.0.0.1, valid from 2000 to 2126. The
+keys of "one" and "two" are of elliptic curves, that of "rsa" is of RSA.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import shutil
 import signal
 import socket
 import ssl
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -72,6 +74,19 @@ def test_jobs_and_streams_over_tls(tmp_path: Path) -> None:
         served.__exit__()
 
 
+def test_a_connection_that_is_kept_for_later_does_not_delay_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rbee_worker.server.run.LAST_STREAMS_S", 1e6)
+    monkeypatch.setattr("rbee_worker.server.connection.GOODBYE_S", 0.01)
+    served = Served(**pair("one", tmp_path)).start()
+    with client(served.url, "one") as http:
+        assert http.get("/health").status_code == 200
+        served.stop()
+        assert served.join() == 0
+    served.__exit__()
+
+
 @pytest.mark.parametrize(("version", "taken"), [("TLSv1_1", False), ("TLSv1_2", True)])
 def test_old_versions_are_refused(tmp_path: Path, version: str, taken: bool) -> None:
     given = certificate(Settings(**pair("one", tmp_path)))
@@ -99,6 +114,40 @@ def test_a_new_certificate_is_shown_from_then_on(
         served.__exit__()
 
 
+def greeted(context: ssl.SSLContext, newest: ssl.TLSVersion, name: str | None) -> bytes:
+    """The certificate that a client sees which is made with `context`. name: of the server, if the
+    client names one."""
+    mine = ssl.create_default_context()
+    mine.check_hostname, mine.verify_mode, mine.maximum_version = False, ssl.CERT_NONE, newest
+    there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
+    asking = mine.wrap_bio(back, there, server_hostname=name)
+    answering = context.wrap_bio(there, back, server_side=True)
+    for end in (asking, answering) * 3:
+        with suppress(ssl.SSLWantReadError):
+            end.do_handshake()
+    found = asking.getpeercert(binary_form=True)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("newest", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize("name", ["localhost", None])
+def test_a_new_certificate_may_have_a_key_of_another_kind(
+    tmp_path: Path, newest: ssl.TLSVersion, name: str | None
+) -> None:
+    """OpenSSL keeps one certificate for each kind, and would show the one that has expired."""
+    given = certificate(Settings(**pair("one", tmp_path)))
+    assert given is not None
+    for now in ("one", "rsa", "two", "rsa", "one"):
+        pair(now, tmp_path)
+        given.reload()
+        assert greeted(given.context, newest, name) == der(now), now
+    shutil.copy(DATA / "rsa.key", tmp_path / "worker.key")
+    with pytest.raises(UsageError, match="the key is not that of the certificate"):
+        given.reload()
+    assert greeted(given.context, newest, name) == der("one")
+
+
 def test_a_hangup_reads_it_again_and_the_address_is_https(tmp_path: Path) -> None:
     settings = pair("one", tmp_path)
     with Spawned.fake(settings) as worker:
@@ -117,6 +166,8 @@ def test_a_hangup_reads_it_again_and_the_address_is_https(tmp_path: Path) -> Non
         ("one.crt", "", "--tls-cert is given without --tls-key"),
         ("", "one.key", "--tls-key is given without --tls-cert"),
         ("one.crt", "two.key", "the key is not that of the certificate"),
+        ("one.crt", "rsa.key", "the key is not that of the certificate"),
+        ("rsa.crt", "one.key", "the key is not that of the certificate"),
         ("one.key", "one.key", "they cannot be read"),
         ("one.crt", "locked.key", "without a passphrase"),
         ("none.crt", "one.key", "No such file"),

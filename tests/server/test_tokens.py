@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -17,9 +18,11 @@ import pytest
 from rbee_worker.config import Settings
 from rbee_worker.errors import UsageError
 from rbee_worker.server import reloading
+from rbee_worker.server.audit import Audit
 from rbee_worker.server.limits import Call, Holder, Limits
 from rbee_worker.server.problems import Refusal
 from rbee_worker.server.tokens import Tokens
+from tests.patience import LIMIT_S
 from tests.server.fake_engine import Fake
 from tests.server.reading import DONE, events
 from tests.server.served import Served, wait_for
@@ -46,7 +49,7 @@ def two(path: Path, anna: str = "", bert: str = "") -> str:
 
 def http_of(served: Served, token: str) -> httpx.Client:
     client = httpx.Client(
-        base_url=served.url, headers={"Authorization": f"Bearer {token}"}, timeout=20
+        base_url=served.url, headers={"Authorization": f"Bearer {token}"}, timeout=LIMIT_S
     )
     served.others.append(client)
     return client
@@ -73,6 +76,7 @@ def test_each_token_opens_and_others_do_not(tmp_path: Path) -> None:
         ("", 0o600, "it names no token"),
         ("what is this", 0o600, "it is no TOML"),
         ('[a]\ntoken = "short"', 0o600, "the token of a has 5 characters"),
+        (f'[a]\ntoken = " {ANNA}"', 0o600, "no header can carry.*without spaces around"),
         ("[a]\nconcurrency = 3", 0o600, r"\[a\] needs either token or sha256"),
         ('[a]\nsha256 = "ABC"', 0o600, "64 hexadecimal digits"),
         (f'[a]\ntoken = "{ANNA}"\nsha256 = "{hashed(BERT)}"', 0o600, "needs either"),
@@ -236,6 +240,44 @@ def test_the_file_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         wait_for(lambda: anna.get(f"/v1/jobs/{job['job_id']}").status_code == 200)
 
 
+def test_a_file_that_gets_the_right_mode_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its text and its time of change stay what they were when it was refused."""
+    monkeypatch.setattr(reloading, "EVERY_S", 0.02)
+    path = tmp_path / "t"
+    with Served(tokens_file=two(path)) as served:
+        anna = http_of(served, ANNA)
+        written(tmp_path / "new", f'[carl]\ntoken = "{ANNA}"\n', 0o644)
+        os.replace(tmp_path / "new", path)
+        time.sleep(0.1)
+        assert "anna" in served.http.get("/metrics").text
+        path.chmod(0o600)
+        wait_for(lambda: 'token="carl"' in served.http.get("/metrics").text)
+        assert anna.get("/info").status_code == 200
+
+
+def test_who_comes_back_has_the_requests_that_still_run(tmp_path: Path) -> None:
+    """A file that is written in two pieces is read without some of its names."""
+    path = Path(two(tmp_path / "t", anna="concurrency = 1"))
+    tokens = Tokens(Settings(tokens_file=str(path)))
+    anna = tokens.find(ANNA.encode())
+    assert anna is not None
+    call = Call(anna)
+    call.enter()
+    call.begun(5)
+    whole = path.read_text()
+    for text in (f'[carl]\ntoken = "{ANNA}-of-carl"\n', whole):
+        written(path, text)
+        tokens.reload()
+    assert tokens.find(ANNA.encode()) is anna
+    with pytest.raises(Refusal, match="1 requests running"):
+        Call(anna).enter()
+    call.ended()
+    call.close()
+    assert (anna.live, anna.prompt_tokens) == (0, 5)
+
+
 def test_the_audit_log_has_names_and_no_text(tmp_path: Path) -> None:
     secret = "xylophone"
     path = tmp_path / "audit"
@@ -270,13 +312,55 @@ def test_the_audit_log_has_names_and_no_text(tmp_path: Path) -> None:
 
 
 def test_an_audit_log_that_cannot_be_is_refused(tmp_path: Path) -> None:
-    from rbee_worker.server.audit import Audit
-
     with pytest.raises(UsageError, match="--audit-log"):
         Audit(str(tmp_path))
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(UsageError, match="nobody reads this pipe"):
         Audit(str(tmp_path / "pipe"))
+
+
+def test_lines_that_a_full_disk_has_lost_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And no half of one stays in the file."""
+    path, write, full = tmp_path / "audit", os.write, threading.Event()
+    audit = Audit(str(path))
+
+    def limited(file: int, data: bytes) -> int:
+        if file != audit._file or not full.is_set():
+            return write(file, data)
+        if len(data) > 20:
+            return write(file, data[: len(data) - 20])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", limited)
+    audit.note("first")
+    wait_for(lambda: path.stat().st_size > 0)
+    full.set()
+    for event in ("second", "third"):
+        audit.note(event)
+    wait_for(lambda: audit._unwritten == 2)
+    full.clear()
+    audit.note("fourth")
+    audit.close()
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(line["event"], line.get("lines")) for line in lines] == [
+        ("first", None), ("dropped", 2), ("fourth", None),
+    ]  # fmt: skip
+
+
+def test_a_file_that_cannot_be_opened_anew_is_tried_again(tmp_path: Path) -> None:
+    folder = tmp_path / "a"
+    folder.mkdir()
+    audit = Audit(str(folder / "audit"))
+    folder.rename(tmp_path / "old")
+    audit.reload()
+    audit.note("first")
+    wait_for(lambda: "first" in (tmp_path / "old" / "audit").read_text())
+    folder.mkdir()
+    audit.note("second")
+    audit.close()
+    assert "second" in (folder / "audit").read_text()
 
 
 def test_local_mode_takes_no_tokens(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import threading
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from rbee_worker.errors import UsageError
+from rbee_worker.observe import trace
 from rbee_worker.observe.telemetry import Telemetry
 from rbee_worker.observe.trace import Tracer
 from tests import tiny
@@ -53,6 +56,45 @@ def test_the_file_shows_every_phase_of_the_worker(tmp_path: Path) -> None:
     assert [e["name"] for e in phases] == ["job", "prepare", "queue", "prefill", "decode"]
     begin = phases[0]["ts"]
     assert all(begin <= s["ts"] for s in steps), "engine and server share one clock"
+
+
+def test_a_full_disk_ends_the_trace_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a stream whose events are traced, nor the place that a job takes, nor the worker."""
+    monkeypatch.setattr(trace, "FLUSH_BYTES", 64)
+    with Served(trace="/dev/full") as served:
+        body = {"prompt": "a bee", "max_tokens": 20}
+        job = served.http.post("/v1/jobs", json=body).json()
+        assert events(served.http.get(job["sse_url"]).text)[-2]["tokens_out"] == 20
+        assert served.http.post("/v1/infer", json=body).status_code == 200
+        assert 'rbee_token_live{token="default"} 0.0' in served.http.get("/metrics").text
+        served.stop()
+        assert served.join() == 0
+
+
+def test_a_trace_that_ends_has_whole_events(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, write, room = tmp_path / "trace", os.write, [900]
+
+    def limited(fd: int, data: bytes) -> int:
+        if not room[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written = write(fd, data[: room[0]])
+        room[0] -= written
+        return written
+
+    monkeypatch.setattr(os, "write", limited)
+    monkeypatch.setattr(trace, "FLUSH_BYTES", 64)
+    tracer = Tracer(str(file))
+    for n in range(20):
+        tracer.sent(trace.now_us(), n)
+    tracer.close()
+    text = file.read_text()
+    found = json.loads(text + "]")  # the bracket may be missing
+    sent = [e["args"]["events"] for e in found if e["ph"] == "X"]
+    assert sent == [*range(len(sent))]
+    assert 0 < len(sent) < 20
+    assert 750 < len(text) <= 900
 
 
 def test_a_job_can_ask_for_its_phases() -> None:

@@ -14,11 +14,14 @@ import openai
 import pytest
 
 from rbee_worker.checkpoint.sentence import Sentence
-from rbee_worker.types import Pooling, Purpose
+from rbee_worker.model_info import Pooling, Purpose, Similarity
 from tests.server.fake_engine import DIMENSIONS, Fake
-from tests.server.served import Served
+from tests.server.served import Served, wait_for
 
-ENCODER = Purpose(task="embed", pooling=Pooling(how="mean", origin="1_Pooling/config.json"))
+ENCODER = Purpose(
+    task="embed",
+    pooling=Pooling(how="mean", origin="1_Pooling/config.json", dense=(96, DIMENSIONS)),
+)
 PROMPTS = Sentence(prompts={"query": "Q: ", "passage": "P: "}, prompt="")
 CLASSES = Purpose(
     task="classify", pooling=Pooling(how="cls"), labels=("no", "yes"), activation="softmax"
@@ -125,6 +128,7 @@ def test_prompts_are_put_before_texts_and_told(encoder: Served) -> None:
         "pooling": "mean",
         "normalized": False,
         "origin": "1_Pooling/config.json",
+        "dense": [96, DIMENSIONS],
         "prompt": "query",
     }
     assert "prompt" not in post(encoder, "/v1/embeddings", input="ab")["rbee"]
@@ -142,6 +146,7 @@ def test_a_default_prompt_is_applied() -> None:
         assert told["data"][0]["embedding"] == vector(server, "P: ab", prompt_name="")
         assert told["data"][0]["embedding"] != vector(server, "ab", prompt_name="")
         assert "prompt" not in post(server, "/v1/embeddings", input=[1, 2])["rbee"]
+        assert refused(server, "/v1/embeddings", input=["a", ""])["param"] == "input[1]"
 
 
 @pytest.mark.parametrize(
@@ -183,21 +188,16 @@ def test_a_client_that_leaves_cancels_its_texts() -> None:
     with Served(Fake(purpose=ENCODER, delay_s=30)) as server:
         with pytest.raises(Exception, match="timed out"):
             server.http.post("/v1/embeddings", json={"input": ["a"] * 20}, timeout=0.5)
-        for _ in range(100):
-            if server.engine.held == 0:
-                break
-            threading.Event().wait(0.05)
-        assert server.engine.held == 0
+        wait_for(lambda: server.engine.held == 0)
 
 
 def test_a_time_limit_ends_a_text(encoder: Served) -> None:
     with Served(Fake(purpose=ENCODER, slots=1, delay_s=30)) as server:
         first = threading.Thread(
-            target=lambda: server.http.post("/v1/embeddings", json={"input": "a", "timeout_s": 5})
+            target=lambda: server.http.post("/v1/embeddings", json={"input": "a", "timeout_s": 60})
         )
         first.start()
-        while not server.engine.held:
-            threading.Event().wait(0.01)
+        wait_for(lambda: server.engine.held > 0)
         error = refused(server, "/v1/embeddings", 408, input="b", timeout_s=0.1)
         assert error["code"] == "timeout"
         server.call(server.engine.close())
@@ -239,6 +239,8 @@ def test_a_model_that_generates_gives_vectors_too(served: Served) -> None:
     assert told["rbee"]["pooling"] == "last"
     assert math.isclose(math.hypot(*told["data"][0]["embedding"]), 1, abs_tol=1e-6)
     assert refused(served, "/v1/classify", input="x")["code"] == "wrong_model"
+    [warning] = post(served, "/v1/rerank", query="q", documents=["d"])["rbee"]["warnings"]
+    assert warning.startswith("no file of this model says that it makes vectors")
 
 
 def test_models_and_info_say_what_for(encoder: Served, classifier: Served, served: Served) -> None:
@@ -288,6 +290,22 @@ def test_scores_of_a_cross_encoder(cross: Served) -> None:
     assert "has 2 texts, but text_2 has 1" in error["message"]
 
 
+def test_a_cross_encoders_prompt_comes_before_the_first_text() -> None:
+    """As in sentence-transformers 6; only where the file is a cross-encoder's."""
+    sentence = Sentence(prompts={"search": "S: "}, prompt="search", pairs=True)
+    with Served(Fake(purpose=ONE_CLASS, sentence=sentence)) as server:
+        told = post(server, "/v1/rerank", query="q", documents=["d"])
+        [raw] = raw_scores(server, "S: q", "d")
+        score = told["results"][0]["relevance_score"]
+        assert math.isclose(score, 1 / (1 + math.exp(-raw)), rel_tol=1e-6)
+        assert told["rbee"]["prompt"] == "search"
+        rows = post(server, "/v1/classify", input=["one"])
+        [raw] = raw_scores(server, "S: one")
+        assert math.isclose(rows["data"][0]["probs"][0], 1 / (1 + math.exp(-raw)), rel_tol=1e-6)
+        assert rows["rbee"]["prompt"] == "search"
+        assert refused(server, "/v1/classify", input="")["param"] == "input"
+
+
 def test_scores_of_an_encoder_are_cosines(encoder: Served) -> None:
     a, b = np.array(vector(encoder, "a")), np.array(vector(encoder, "b"))
     want = a @ b / np.linalg.norm(a) / np.linalg.norm(b)
@@ -295,6 +313,21 @@ def test_scores_of_an_encoder_are_cosines(encoder: Served) -> None:
     assert math.isclose(told["data"][0]["score"], want, rel_tol=1e-6)
     assert math.isclose(told["data"][1]["score"], 1.0, rel_tol=1e-6)
     assert told["rbee"]["method"] == "cosine"
+
+
+@pytest.mark.parametrize("name", ["dot", "euclidean", "manhattan"])
+def test_vectors_are_compared_as_the_models_files_say(name: Similarity) -> None:
+    """As the function of that name in sentence-transformers 6 has it: distances are negative."""
+    with Served(Fake(purpose=ENCODER, sentence=Sentence(similarity=name))) as server:
+        a, b = np.array(vector(server, "a")), np.array(vector(server, "b"))
+        told = post(server, "/v1/score", text_1="a", text_2="b")
+    want = {
+        "dot": a @ b,
+        "euclidean": -np.linalg.norm(a - b),
+        "manhattan": -np.abs(a - b).sum(),
+    }
+    assert math.isclose(told["data"][0]["score"], want[name], rel_tol=1e-6)
+    assert told["rbee"]["method"] == name
 
 
 def test_rerank(cross: Served) -> None:
@@ -335,7 +368,9 @@ def test_an_encoder_reranks_with_its_prompts(encoder: Served) -> None:
     ],
 )
 def test_faulty_pairs_are_named(cross: Served, path: str, body: dict[str, Any], field: str) -> None:
-    assert refused(cross, path, **body)["param"] == field
+    error = refused(cross, path, **body)
+    assert error["param"] == field
+    assert [e["field"] for e in error["errors"]] == [field]
 
 
 def test_figures_count_texts_as_requests(encoder: Served) -> None:

@@ -95,6 +95,39 @@ def test_prompts_and_truncation(bert: Served, folder: Path) -> None:
         assert relative_error(found["embedding"], wanted(row, ids)) < BOUND
 
 
+def test_texts_of_any_length_are_cut(bert: Served) -> None:
+    """More characters than a prompt may have; of white space, which gives no tokens, as many."""
+    texts = ["x " * 200, "x " * 50_000, " " * 50_000 + "x " * 200]
+    told = bert.http.post("/v1/embeddings", json={"input": texts, "truncate": True}).json()
+    assert told["rbee"]["warnings"] == [
+        "input[0]: cut from 202 to 120 tokens",
+        "input[1]: cut from 2050 tokens and 95904 characters to 120 tokens",
+        "input[2]: cut from 202 to 120 tokens",
+    ]
+    first, *rest = (one["embedding"] for one in told["data"])
+    assert rest == [first, first]
+    ids = {"input": [[2] + [28] * 300], "truncate": True}  # more than the context
+    assert bert.http.post("/v1/embeddings", json=ids).json()["usage"]["prompt_tokens"] == 120
+    long = {"content": texts[1]}
+    assert bert.http.post("/embedding", json=long).status_code == 400
+    [row] = bert.http.post("/embedding", json={**long, "truncate": True}).json()
+    assert row["embedding"] == [first]
+    ids["truncate"] = False
+    assert bert.http.post("/v1/embeddings", json=ids).status_code == 400
+
+
+def test_a_cross_encoders_own_file_says_what_its_score_goes_through(folder: Path) -> None:
+    """config_sentence_transformers.json of version 6, before what config.json says."""
+    row = BY_ID["bert-one-class"]
+    said = {"model_type": "CrossEncoder", "activation_fn": "torch.nn.modules.linear.Identity"}
+    with served(row, folder / "own", config_sentence_transformers=said) as server:
+        told = server.http.post("/v1/score", json={"text_1": "the bee?", "text_2": "a b c"}).json()
+    pair = tokenizer(folder / "own", row)("the bee?", "a b c", return_token_type_ids=True)
+    [raw] = scores(row, pair["input_ids"], pair["token_type_ids"].index(1)).tolist()
+    assert abs(told["data"][0]["score"] - raw) < BOUND
+    assert told["rbee"]["method"] == "cross-encoder, none"
+
+
 @pytest.mark.parametrize(
     "name", ["bert-one-class", "xlm-roberta-one-class", "modernbert-mean-classes"]
 )

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from rbee_worker.errors import MOST_FAULTS
@@ -172,14 +173,30 @@ def check(served: Served, names: list[str], routes: list[str]) -> None:
     with Reader(served) as reader:
         for name in names:
             for route in routes:
-                with watched(served.loop) as seen:
-                    response = served.http.post(route, content=BODIES[name])
-                assert seen.worst <= MOST * spent, (name, route, seen.worst / spent, seen.where)
+                response = held_up(served, name, route, MOST * spent)
                 if response.status_code >= 400:
                     check_refusal(response.json(), response.content)
         longest = reader.longest  # read first: the yardstick's own collections hold the reader up
         passed = max(passed, yardstick()[1])
         assert longest <= LONGEST * passed
+
+
+def held_up(served: Served, name: str, route: str, most: float) -> httpx.Response:
+    """The answer to a body that holds up the event loop for at most `most` seconds.
+
+    Above it, the median of three counts: a core that the machine lends elsewhere for a moment
+    counts as processor time too, but work costs it each time.
+    """
+    seen = []
+    for _ in range(3):
+        with watched(served.loop) as one:
+            response = served.http.post(route, content=BODIES[name])
+        seen.append((one.worst, one.where))
+        if seen[0][0] <= most:
+            return response
+    worst, where = sorted(seen)[1]
+    assert worst <= most, (name, route, worst / most, where)
+    return response
 
 
 def check_refusal(body: dict[str, Any], raw: bytes) -> None:

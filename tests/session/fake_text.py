@@ -16,9 +16,10 @@ from typing import Any
 
 from rbee_worker.config import Settings
 from rbee_worker.engine.engine import Engine
+from rbee_worker.model_info import ModelInfo
 from rbee_worker.session.client import EngineClient
 from rbee_worker.session.text import TextSide
-from rbee_worker.types import ModelInfo, Request
+from rbee_worker.types import Request
 from tests.engine.fakes import EOS, VOCAB, FakeModel, make_engine
 
 BYTES = [c.encode() for c in string.ascii_letters[:VOCAB]]

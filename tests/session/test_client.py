@@ -43,13 +43,14 @@ from rbee_worker.types import (
     TokenLogprob,
 )
 from tests.engine.fakes import FakeModel, greedy, make_engine
+from tests.patience import LIMIT_S
 from tests.session.fake_text import FakeTokenizer, fake_client, fake_text, request, text_of
 
 PROMPT = [1, 7, 4, 11, 11, 14]  # "hello" with the token that opens a sequence
 
 
 def run(main: Coroutine[Any, Any, Any]) -> Any:
-    return asyncio.run(asyncio.wait_for(main, 30))
+    return asyncio.run(asyncio.wait_for(main, LIMIT_S))
 
 
 @dataclass
@@ -374,10 +375,18 @@ def test_a_sequence_that_outgrows_its_frequencies_says_so_and_goes_on() -> None:
     run(main())
 
 
+class Slow(FakeModel):
+    """9,000 tokens take at least a minute and a half."""
+
+    def head(self, rows: Any) -> Any:
+        time.sleep(0.01)
+        return super().head(rows)
+
+
 def test_cancel_and_timeout_end_with_a_record_and_usage() -> None:
     async def main() -> None:
         engines: list[Engine] = []
-        model = FakeModel(context=10_000)
+        model = Slow(context=10_000)
         async with fake_client(model, keep=engines, tokens=10_000) as client:
             await client.cancel("nobody")
             events = client.generate(request("a", max_tokens=9000, ignore_eos=True))
@@ -391,10 +400,12 @@ def test_cancel_and_timeout_end_with_a_record_and_usage() -> None:
             assert end.stop.rule == "CANCELLED"
             assert 0 < end.stop.at == end.usage.output_tokens < 9000
             r = request("b", max_tokens=9000, ignore_eos=True, timeout_s=0.2)
-            heard = await hear(client.generate(r))
-            assert heard.end.stop.rule == "TIMEOUT"
-            assert heard.end.usage.output_tokens == len(heard.ids) > 0
-            assert heard.text == text_of(heard.ids)
+            heard = Heard([])
+            while not heard.ids:  # its time may have been over before it began
+                heard = await hear(client.generate(r))
+                assert heard.end.stop.rule == "TIMEOUT"
+                assert heard.end.usage.output_tokens == len(heard.ids)
+                assert heard.text == text_of(heard.ids)
             await client.cancel("b")
         assert engines[0].pool.usage().used == 0
 
@@ -422,7 +433,7 @@ def test_cancelling_while_the_prompt_is_prepared() -> None:
 def test_closing_the_stream_cancels(after: int) -> None:
     async def main() -> None:
         engines: list[Engine] = []
-        model = FakeModel(context=10_000)
+        model = Slow(context=10_000)
         async with fake_client(model, keep=engines, tokens=10_000) as client:
             events = client.generate(request("a", max_tokens=9000, ignore_eos=True))
             for _ in range(after):
@@ -440,7 +451,7 @@ def test_closing_the_stream_cancels(after: int) -> None:
 
 def test_a_task_that_is_cancelled_cancels_its_request() -> None:
     async def main() -> None:
-        model = FakeModel(context=10_000)
+        model = Slow(context=10_000)
         async with fake_client(model, tokens=10_000) as client:
             r = request("a", max_tokens=9000, ignore_eos=True)
             task = asyncio.create_task(hear(client.generate(r)))
@@ -450,7 +461,8 @@ def test_a_task_that_is_cancelled_cancels_its_request() -> None:
                 await task
             assert not client._live.by_id
             heard = await hear(client.generate(request("b", max_tokens=2)))
-            assert heard.end.usage.queue_ms < 5000
+            assert len(heard.ids) == 2
+            assert len(model.steps) < 9000
 
     run(main())
 
@@ -567,12 +579,12 @@ def test_leaving_at_random_points_leaks_nothing() -> None:
 
 def test_metrics_come_once_a_second_at_most() -> None:
     async def main() -> None:
-        class Slow(FakeModel):
+        class Slower(FakeModel):
             def head(self, rows: Any) -> Any:
                 time.sleep(0.05)
                 return super().head(rows)
 
-        async with fake_client(Slow()) as client:
+        async with fake_client(Slower()) as client:
             n = int(METRICS_EVERY_S / 0.05 * 1.5)
             heard = await hear(client.generate(request("a", max_tokens=n, ignore_eos=True)))
             found = heard.kinds(Metrics)
@@ -656,7 +668,7 @@ def test_an_engine_that_dies_fails_its_requests_and_says_why() -> None:
 
 def test_closing_the_client_ends_live_requests() -> None:
     async def main() -> None:
-        async with fake_client(FakeModel(context=9999), tokens=9999) as client:
+        async with fake_client(Slow(context=9999), tokens=9999) as client:
             r = request("a", max_tokens=9000, ignore_eos=True)
             task = asyncio.create_task(hear(client.generate(r)))
             await asyncio.sleep(0.05)
@@ -708,7 +720,7 @@ def test_a_bad_tokenizer_fails_before_the_weights_are_loaded() -> None:
         told = threading.Event()
 
         def load(*_: Any) -> Any:
-            told.wait(20)
+            told.wait(LIMIT_S)
             return make_engine(), None
 
         def words() -> Any:
@@ -719,7 +731,7 @@ def test_a_bad_tokenizer_fails_before_the_weights_are_loaded() -> None:
         )
         try:
             with pytest.raises(ModelError, match="no tokenizer"):
-                await asyncio.wait_for(client.ready(), 15)  # before there is an engine
+                await asyncio.wait_for(client.ready(), LIMIT_S / 2)  # before there is an engine
         finally:
             told.set()
             await client.close()

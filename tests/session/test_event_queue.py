@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from rbee_worker.answer_parts import CallPiece
 from rbee_worker.session.event_queue import EventQueue
-from rbee_worker.types import CallPiece, Token, TokenLogprob
+from rbee_worker.types import Token, TokenLogprob
 
 
 def scored(*ids: int) -> tuple[TokenLogprob, ...]:

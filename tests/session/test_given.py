@@ -17,8 +17,11 @@ import msgspec
 import pytest
 
 from rbee_worker.answer import Format, find_format, tool_table
+from rbee_worker.answer_parts import joined_calls
 from rbee_worker.engine.messages import Finished, Tokens
 from rbee_worker.journal.records import events_of, packed
+from rbee_worker.model_info import ModelInfo
+from rbee_worker.sequence_end import StopRecord, Usage
 from rbee_worker.server.prompts import of_ids
 from rbee_worker.session.given import Given
 from rbee_worker.session.live_request import LiveRequest
@@ -29,19 +32,16 @@ from rbee_worker.types import (
     End,
     EosToken,
     Event,
-    ModelInfo,
     PromptLogprobs,
     Request,
     Resolved,
     SamplingParams,
-    StopRecord,
     Token,
     TokenLogprob,
-    Usage,
-    joined_calls,
 )
 from tests.answer.samples import SAMPLES, TOOLS, Sample
 from tests.engine.tiny import write_tiny
+from tests.patience import LIMIT_S
 from tests.process.test_replacement import asked, settings_of
 
 EOS = 256
@@ -255,20 +255,37 @@ def test_another_engine_goes_on_to_the_same_answer(tiny: Path, speculate: str) -
         finally:
             await client.close()
 
-    asyncio.run(asyncio.wait_for(main(), 120))
+    asyncio.run(asyncio.wait_for(main(), LIMIT_S))
 
 
-def test_a_fingerprint_is_of_the_files_and_of_what_changes_numbers(tiny: Path) -> None:
+def test_a_fingerprint_is_of_the_files_and_of_what_changes_numbers(
+    tiny: Path, tmp_path: Path
+) -> None:
     from rbee_worker.session.startup import fingerprint
 
     settings, files = settings_of(tiny), (tiny, ())
-    mine = fingerprint(settings, INFO, files)
-    other = msgspec.structs.replace
-    assert fingerprint(other(settings, threads=2, max_seqs=3, ctx=64), INFO, files) == mine
-    for change in ({"exact_activations": True}, {"kv_cache": False}, {"tool_format": "hermes"}):
-        assert fingerprint(other(settings, **change), INFO, files) != mine
+    tower, copy = tmp_path / "mmproj.gguf", tmp_path / "copy.gguf"
+    for file in (tower, copy):
+        file.write_bytes(b"eyes")
+
+    def of(info: ModelInfo = INFO, eyes: Path = tower, **change: Any) -> str:
+        return fingerprint(msgspec.structs.replace(settings, **change), info, files, eyes)
+
+    mine = of()
+    change: dict[str, Any]
+    for change in ({"threads": 2}, {"max_seqs": 3}, {"ctx": 64}, {"eyes": copy}, {"lora": "a=b"}):
+        assert of(**change) == mine, change
+    for change in (
+        {"quantize": "fp8"}, {"exact_activations": True}, {"bf16_activations": True},
+        {"deterministic": True}, {"kv_cache": False}, {"attention": "flash"},
+        {"tool_format": "hermes"}, {"thinking": "on"},
+    ):  # fmt: skip
+        assert of(**change) != mine, change
     for name in ("backend", "dtype", "kv_dtype"):
-        assert fingerprint(settings, other(INFO, **{name: "x"}), files) != mine
+        assert of(msgspec.structs.replace(INFO, **{name: "x"})) != mine
+    copy.write_bytes(b"other eyes")
+    assert of(eyes=copy) != mine
+    assert fingerprint(settings, INFO, files, None) != mine
 
 
 def test_an_answer_that_no_longer_fits_is_refused_with_both_sizes() -> None:

@@ -31,6 +31,9 @@ class Source:
     gguf: Any = None
     processor: ProcessorFiles = NONE
     sentence: Sentence = UNSAID
+    turn_stops: tuple[str, ...] = ()
+    stages: Path | None = None
+    tower: Path | None = None
 
 
 def train_byte_level(

@@ -239,7 +239,7 @@ FORMATS: dict[str, Format] = {
         GLM4,
         ("<|endoftext|>", "[gMASK]", "<sop>", "<|user|>", "<|observation|>", "<|assistant|>"),
         ("<|endoftext|>", "<|user|>", "<|observation|>"),
-        ("glm", "glm4"),
+        ("glm", "glm4", "glm4_moe"),
         config=("<|endoftext|>", "<|user|>", "<|observation|>"),
     ),
     "deepseek": Format(

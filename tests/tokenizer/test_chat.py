@@ -29,6 +29,9 @@ from transformers import PreTrainedTokenizerFast
 
 from rbee_worker.errors import CheckpointError, InferenceFailed, InvalidRequest, WorkerError
 from rbee_worker.tokenizer.chat import ChatRenderer
+from rbee_worker.tokenizer.confined import ConfinedProcess
+from tests.patience import LIMIT_S
+from tests.process.held import wait_for_state
 from tests.tokenizer.templates import CHATML, TEMPLATES
 from tests.yardstick import ratio, wall_s
 
@@ -224,19 +227,30 @@ def test_wall_time_counts_too() -> None:
         renderer.render(ASK)
 
 
-def test_who_ends_the_child_from_outside_costs_no_request_its_answer() -> None:
+def test_who_ends_the_child_from_outside_costs_no_request_its_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """A killed child, also one that has a request, and a stopped one say nothing about messages."""
-    with ChatRenderer("ok", wall_s=2) as renderer:
+    ask = ConfinedProcess.ask
+
+    def patient(child: ConfinedProcess, body: bytes, wall_s: float, more: bytes = b"") -> Any:
+        """One that only stands still because the machine has other work has all time."""
+        return ask(child, body, wall_s if child.stopped else LIMIT_S, more)
+
+    monkeypatch.setattr(ConfinedProcess, "ask", patient)
+    with ChatRenderer("ok", wall_s=1) as renderer:
         assert renderer.render(ASK) == "ok"
         first = renderer._child.pid
         assert first is not None
         os.kill(first, signal.SIGSTOP)  # it takes the request and does not answer
+        wait_for_state(first, ("T",))
         threading.Timer(0.1, os.kill, (first, signal.SIGKILL)).start()
         assert renderer.render(ASK) == "ok"
         second = renderer._child.pid
         assert second is not None
         assert second != first
         os.kill(second, signal.SIGSTOP)
+        wait_for_state(second, ("T",))
         assert renderer.render(ASK) == "ok"
         assert renderer._child.pid != second
 

@@ -10,12 +10,13 @@ import pytest
 
 from rbee_worker.config import Settings
 from rbee_worker.errors import InvalidRequest
+from rbee_worker.model_info import ModelInfo
 from rbee_worker.session.prepare import prepare, rules_of
 from rbee_worker.session.text import TextSide, open_text
 from rbee_worker.tokenizer.core import Tokenizer
 from rbee_worker.tokenizer.load import load_tokenizer
 from rbee_worker.tokenizer.rows import check_rows, rows_note
-from rbee_worker.types import ModelInfo, Request
+from rbee_worker.types import Request
 from tests.tokenizer.builders import Source, gguf_of_byte_level, train_byte_level
 from tests.tokenizer.published import PUBLISHED
 from tests.tokenizer.test_load import _template

@@ -17,7 +17,7 @@ from rbee_worker.tokenizer.load import load_tokenizer
 from tests import tiny
 from tests.tokenizer.builders import Source, train_byte_level
 from tests.tokenizer.published import PUBLISHED
-from tests.yardstick import cpu_s
+from tests.yardstick import ATTEMPTS, cpu_s
 
 TEXT = "one two STOP three; " * 20_000
 
@@ -26,13 +26,17 @@ def test_others_run_while_a_long_text_is_tokenized(tmp_path: Path) -> None:
     tiny.write_safetensors(tmp_path)
     tokenizer = load_tokenizer(open_checkpoint(str(tmp_path)))
     found: list[list[int]] = []
-    worker = threading.Thread(target=lambda: found.append(tokenizer.encode(TEXT)))
-    worker.start()
     turns = 0
-    while worker.is_alive():
-        time.sleep(0)
-        turns += 1
-    assert turns > 50  # one or two, where the library holds the interpreter's lock
+    for _ in range(ATTEMPTS):  # this thread may not have had a core for all of the time
+        worker = threading.Thread(target=lambda: found.append(tokenizer.encode(TEXT)))
+        worker.start()
+        turns = 0
+        while worker.is_alive():
+            time.sleep(0)
+            turns += 1
+        if turns > 50:  # one or two, where the library holds the interpreter's lock
+            break
+    assert turns > 50
     assert tokenizer.decode(found[0], skip_special=True) == TEXT
 
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tokenizers import Tokenizer as Backend
-from tokenizers import decoders
+from tokenizers import decoders, models, normalizers, pre_tokenizers
+from transformers import AutoTokenizer
 
+from rbee_worker.checkpoint.tokenizer_files import tokenizer_files
 from rbee_worker.tokenizer.core import Tokenizer
 from rbee_worker.tokenizer.load import load_tokenizer
 from rbee_worker.tokenizer.pieces import decoding_of
 from rbee_worker.tokenizer.stream import Detokenizer
+from rbee_worker.tokenizer.wordpiece import around
 from tests import encoders
 from tests.tokenizer.builders import Source
 
@@ -87,3 +92,42 @@ def test_texts_and_pairs_are_cut_as_the_library_does(
             assert got.whole == whole
             kinds = [int(bool(got.second) and n >= got.second) for n in range(len(got.ids))]
             assert kinds == want.type_ids
+
+
+@pytest.mark.parametrize("name", ["BertTokenizer", "DistilBertTokenizerFast", ""])
+@pytest.mark.parametrize("lower", [True, False])
+@pytest.mark.parametrize(
+    "said",
+    [
+        {},
+        {"do_lower_case": True},
+        {"do_lower_case": False},
+        {"strip_accents": False},
+        {"do_lower_case": False, "strip_accents": True, "tokenize_chinese_chars": False},
+    ],
+    ids=str,
+)
+def test_letters_are_treated_as_transformers_class_does(
+    said: dict[str, Any], lower: bool, name: str, tmp_path: Path
+) -> None:
+    """Whatever the normalizer in tokenizer.json says."""
+    letters = "abcdeABCDEé日"
+    names = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+    pieces = [*names, *letters, *(f"##{c}" for c in letters)]
+    made = Backend(models.WordPiece({p: n for n, p in enumerate(pieces)}, unk_token="[UNK]"))
+    made.normalizer = normalizers.BertNormalizer(lowercase=lower)
+    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    made.decoder = decoders.WordPiece()
+    around(made, ("[CLS]", 2), ("[SEP]", 3))
+    made.add_special_tokens([*names])
+    made.save(str(tmp_path / "tokenizer.json"))
+    config, said = {"model_type": "bert"}, said | ({"tokenizer_class": name} if name else {})
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(said))
+    files = tokenizer_files(tmp_path)
+    ours = load_tokenizer(Source(config=config, tokenizer_config=said, files=files))
+    hf = AutoTokenizer.from_pretrained(tmp_path)
+    for sample in ("a Bad Éé日日Dé [MASK]", "CAB"):
+        assert ours.encode(sample) == hf(sample)["input_ids"]
+    same = lower == said.get("do_lower_case", True) and not {*said} & {"strip_accents"}
+    assert (ours.warnings == ()) == same

@@ -28,15 +28,9 @@ from rbee_worker.checkpoint.names import (
     recurrent,
     rwkv,
 )
+from rbee_worker.checkpoint.names.architecture import Architecture, Key, Row
 from rbee_worker.checkpoint.names.dialects import DIALECTS, Dialect
-from rbee_worker.checkpoint.names.rows import (
-    GENERATION_KEYS,
-    INERT_KEYS,
-    TOKENIZER_KEYS,
-    Architecture,
-    Key,
-    Row,
-)
+from rbee_worker.checkpoint.names.rows import GENERATION_KEYS, INERT_KEYS, TOKENIZER_KEYS
 
 __all__ = [
     "DIALECTS",

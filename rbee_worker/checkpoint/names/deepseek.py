@@ -6,10 +6,12 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
+from rbee_worker.checkpoint.names.architecture import Architecture, Key
 from rbee_worker.checkpoint.names.rows import (
     CHOICE_BIAS_ROW,
     DECODER_KEYS,
     EMBEDDING_ROWS,
+    FURTHER_KEY,
     MLP_ROWS,
     PRE_NORM_ROWS,
     RMS_NORM_KEYS,
@@ -17,10 +19,9 @@ from rbee_worker.checkpoint.names.rows import (
     SMALL_EXPERT_KEYS,
     TIED_WITHOUT_OUTPUT,
     TOKEN_KEYS,
-    Architecture,
-    Key,
     constants,
     expert_rows,
+    further_rows,
     layer_rows,
     shared_expert_rows,
 )
@@ -43,6 +44,7 @@ _KEYS = (
     Key("attention.value_length_mla", "v_head_dim", "count"),
     *SMALL_EXPERT_KEYS,
     Key("expert_gating_func", "scoring_func", "gating", default="softmax"),
+    FURTHER_KEY,
 )
 
 _ATTENTION = {
@@ -75,12 +77,12 @@ ARCHITECTURES: dict[str, Architecture] = {
             *expert_rows("mlp.gate", "mlp.experts"),
             CHOICE_BIAS_ROW,
             *shared_expert_rows("mlp.shared_experts"),
+            *further_rows(),
         ),
         constants=constants(
             hidden_act="silu",
             mlp_bias=False,
             moe_layer_freq=1,
-            num_nextn_predict_layers=0,
             rope_interleave=True,
         ),
         present=MappingProxyType({"attention_bias": ("blk.0.attn_kv_a_mqa.bias",)}),

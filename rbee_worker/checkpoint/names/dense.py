@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
+from rbee_worker.checkpoint.names.architecture import Architecture, Key, Row
 from rbee_worker.checkpoint.names.rows import (
     ATTENTION_KEYS,
     BIASED,
@@ -22,9 +23,6 @@ from rbee_worker.checkpoint.names.rows import (
     TIED_WITHOUT_OUTPUT,
     TOKEN_KEYS,
     WINDOWS_KEY,
-    Architecture,
-    Key,
-    Row,
     attention_rows,
     constants,
     embedding_rows,

@@ -1,5 +1,5 @@
-"""Encoders: ModernBERT; and BERT, which is RoBERTa's name too: converters let its table of
-positions begin at the first token.
+"""Encoders: ModernBERT; BERT, which is RoBERTa's name too: converters let its table of positions
+begin at the first token; and Gemma 3 whose tokens see later ones.
 
 A classifier's `cls` is RoBERTa's or ModernBERT's dense map. Of BERT's, converters leave out the
 pooler, which is its dense map: such a file is refused when the model is built.
@@ -7,15 +7,12 @@ pooler, which is its dense map: such a file is refused when the model is built.
 
 from __future__ import annotations
 
-from rbee_worker.checkpoint.names.rows import (
-    DECODER_KEYS,
-    TOKEN_KEYS,
-    Architecture,
-    Key,
-    Row,
-    constants,
-    rows,
-)
+from dataclasses import replace
+from types import MappingProxyType
+
+from rbee_worker.checkpoint.names import gemma
+from rbee_worker.checkpoint.names.architecture import Architecture, Key, Row
+from rbee_worker.checkpoint.names.rows import DECODER_KEYS, TOKEN_KEYS, constants, rows
 
 _KEYS = (
     *DECODER_KEYS,
@@ -26,6 +23,13 @@ _KEYS = (
 # What is derived for decoders, and has no meaning here.
 _UNREAD = ("num_key_value_heads", "head_dim", "partial_rotary_factor", "bos_token_id")
 _INERT = ("attention.causal", "attention.head_count_kv", "rope.scaling.type")
+
+_NO_DENSE = (
+    "the file has no dense maps (dense_2, dense_3): if the model's other files have some, its "
+    "vectors are not theirs; llama.cpp's converter takes them with "
+    "--sentence-transformers-dense-modules"
+)
+_GEMMA = gemma.ARCHITECTURES["gemma3"]
 
 
 def _layer(gguf: str, hf: str, *kinds: str) -> tuple[Row, ...]:
@@ -70,6 +74,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             is_decoder=False,
             add_cross_attention=False,
         ),
+        absent=MappingProxyType({"without_types": "token_types.weight"}),
         rows={"type_vocab_size": "token_types.weight"},
         unread=_UNREAD,
         inert=_INERT,
@@ -116,5 +121,16 @@ ARCHITECTURES: dict[str, Architecture] = {
         ),
         unread=_UNREAD,
         inert=(*_INERT, "attention.layer_norm_rms_epsilon"),
+    ),
+    # The sizes of its dense maps are those of their tensors (`checkpoint/dense.py`).
+    "gemma-embedding": replace(
+        _GEMMA,
+        constants=MappingProxyType({**_GEMMA.constants, "use_bidirectional_attention": True}),
+        by_layers=MappingProxyType({}),
+        inert=(
+            "attention.causal",
+            *(f"{name}_feat_{end}" for name in ("dense_2", "dense_3") for end in ("in", "out")),
+        ),
+        usual=MappingProxyType({"dense_2.weight": _NO_DENSE}),
     ),
 }

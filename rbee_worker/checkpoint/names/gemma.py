@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
+from rbee_worker.checkpoint.names.architecture import Architecture, Key
 from rbee_worker.checkpoint.names.rows import (
     BIASED,
     DENSE_KEYS,
@@ -13,8 +14,6 @@ from rbee_worker.checkpoint.names.rows import (
     SANDWICH_NORMS,
     TIED_WITHOUT_OUTPUT,
     WINDOWS_KEY,
-    Architecture,
-    Key,
     attention_rows,
     constants,
     embedding_rows,

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
+from rbee_worker.checkpoint.names.architecture import Architecture, Key, Row
 from rbee_worker.checkpoint.names.rows import (
     BIASED,
     DECODER_KEYS,
@@ -15,9 +16,6 @@ from rbee_worker.checkpoint.names.rows import (
     RMS_NORM_KEYS,
     TIED_WITHOUT_OUTPUT,
     TOKEN_KEYS,
-    Architecture,
-    Key,
-    Row,
     attention_rows,
     constants,
 )

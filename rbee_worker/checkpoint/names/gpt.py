@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
+from rbee_worker.checkpoint.names.architecture import Architecture, Key, Row
 from rbee_worker.checkpoint.names.rows import (
     ATTENTION_KEYS,
     DECODER_KEYS,
     ROPE_KEYS,
     TIED_WITHOUT_OUTPUT,
     TOKEN_KEYS,
-    Architecture,
-    Key,
-    Row,
     constants,
     rows,
 )

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+from rbee_worker.checkpoint.names.architecture import Architecture, Key, Row
 from rbee_worker.checkpoint.names.rows import (
     BIASED,
     DENSE_KEYS,
     EMBEDDING_ROWS,
     TIED_WITHOUT_OUTPUT,
     WINDOWS_KEY,
-    Architecture,
-    Key,
-    Row,
     attention_rows,
     constants,
     expert_rows,

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from types import MappingProxyType
 
+from rbee_worker.checkpoint.names.architecture import Architecture, Key, Row
 from rbee_worker.checkpoint.names.rows import (
     DENSE_KEYS,
     EMBEDDING_ROWS,
@@ -15,9 +16,6 @@ from rbee_worker.checkpoint.names.rows import (
     PRE_NORM_ROWS,
     ROPE_ROWS,
     TIED_WITHOUT_OUTPUT,
-    Architecture,
-    Key,
-    Row,
     attention_rows,
     constants,
     expert_rows,

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
+from rbee_worker.checkpoint.names.architecture import Architecture, Key
 from rbee_worker.checkpoint.names.rows import (
     DENSE_KEYS,
     TIED_WITHOUT_OUTPUT,
-    Architecture,
-    Key,
     constants,
     expert_rows,
     layer_rows,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
+from rbee_worker.checkpoint.names.architecture import Architecture, Key
 from rbee_worker.checkpoint.names.rows import (
     BIASED,
     DENSE_KEYS,
@@ -16,8 +17,6 @@ from rbee_worker.checkpoint.names.rows import (
     QWEN_MOE_KEYS,
     ROPE_ROWS,
     TIED_WITHOUT_OUTPUT,
-    Architecture,
-    Key,
     attention_rows,
     constants,
     expert_rows,

@@ -4,6 +4,7 @@ without positions are those of the published sizes: no metadata key gives them.
 
 from __future__ import annotations
 
+from rbee_worker.checkpoint.names.architecture import Architecture, Key
 from rbee_worker.checkpoint.names.rows import (
     BIASED,
     DENSE_KEYS,
@@ -11,8 +12,6 @@ from rbee_worker.checkpoint.names.rows import (
     PRE_NORM_ROWS,
     ROPE_ROWS,
     TIED_WITHOUT_OUTPUT,
-    Architecture,
-    Key,
     attention_rows,
     constants,
     expert_rows,

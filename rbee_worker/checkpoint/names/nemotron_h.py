@@ -4,15 +4,8 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from rbee_worker.checkpoint.names.rows import (
-    DENSE_KEYS,
-    TIED_WITHOUT_OUTPUT,
-    Architecture,
-    Key,
-    Row,
-    constants,
-    rows,
-)
+from rbee_worker.checkpoint.names.architecture import Architecture, Key, Row
+from rbee_worker.checkpoint.names.rows import DENSE_KEYS, TIED_WITHOUT_OUTPUT, constants, rows
 from rbee_worker.checkpoint.names.state_space import headed_rows
 
 _OTHERS = ("num_key_value_heads", "intermediate_size", "rms_norm_eps")

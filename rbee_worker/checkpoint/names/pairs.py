@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
+from rbee_worker.checkpoint.names.architecture import Architecture, Key, Row
 from rbee_worker.checkpoint.names.rows import (
     DECODER_KEYS,
     TIED_WITHOUT_OUTPUT,
     TOKEN_KEYS,
-    Architecture,
-    Key,
-    Row,
     constants,
     rows,
 )
@@ -86,6 +84,8 @@ ARCHITECTURES: dict[str, Architecture] = {
         # no key has the distance: llama.cpp assumes this one too
         constants=constants(hidden_act="gelu", relative_attention_max_distance=128),
         present=MappingProxyType({"is_gated_act": ("enc.blk.{}.ffn_gate.weight",)}),
+        # relative positions in every layer, not in the first alone
+        by_tensor=tuple((f"{side}.blk.1.attn_rel_b.weight", "umt5") for side in ("enc", "dec")),
         absent=TIED_WITHOUT_OUTPUT,
         unread=("num_key_value_heads", "partial_rotary_factor", "bos_token_id"),
         inert=("attention.layer_norm_epsilon", "attention.value_length", "attention.head_count_kv"),

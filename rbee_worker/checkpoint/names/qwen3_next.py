@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
+from rbee_worker.checkpoint.names.architecture import Architecture, Key, Row
 from rbee_worker.checkpoint.names.rows import (
     DENSE_KEYS,
+    FURTHER_KEY,
     QK_NORMS,
     QWEN_MOE_KEYS,
     TIED_WITHOUT_OUTPUT,
-    Architecture,
-    Key,
-    Row,
     attention_rows,
     constants,
     embedding_rows,
     expert_rows,
+    further_rows,
     layer_rows,
     norm_rows,
     shared_expert_rows,
@@ -37,7 +37,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             *QWEN_MOE_KEYS,
             Key("attention.recurrent_layers", "layer_types", "recurrent"),
             Key("full_attention_interval", "full_attention_interval", "count", default=4),
-            Key("nextn_predict_layers", "further_layers", "count", default=0),
+            FURTHER_KEY,
             Key("ssm.conv_kernel", "linear_conv_kernel_dim", "count", required=True),
             Key("ssm.inner_size", "linear_inner_size", "count", required=True),
             Key("ssm.state_size", "linear_key_head_dim", "count", required=True),
@@ -58,6 +58,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             *layer_rows("attn_gate", "linear_attn.in_proj_z", "weight"),
             *expert_rows("mlp.gate", "mlp.experts"),
             *shared_expert_rows("mlp.shared_expert"),
+            *further_rows("sub_one"),
             *layer_rows("ffn_gate_inp_shexp", "mlp.shared_expert_gate", "weight", op="row"),
         ),
         constants=constants(

@@ -4,14 +4,8 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from rbee_worker.checkpoint.names.rows import (
-    TIED_WITHOUT_OUTPUT,
-    TOKEN_KEYS,
-    Architecture,
-    Key,
-    Row,
-    constants,
-)
+from rbee_worker.checkpoint.names.architecture import Architecture, Key, Row
+from rbee_worker.checkpoint.names.rows import TIED_WITHOUT_OUTPUT, TOKEN_KEYS, constants
 from rbee_worker.checkpoint.names.state_space import headed_rows, selective_rows
 
 _KEYS = (

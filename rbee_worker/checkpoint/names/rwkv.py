@@ -6,7 +6,8 @@ matrices are halved again after every few layers, so that 16 bits are enough.
 
 from __future__ import annotations
 
-from rbee_worker.checkpoint.names.rows import TOKEN_KEYS, Architecture, Key, Row, constants
+from rbee_worker.checkpoint.names.architecture import Architecture, Key, Row
+from rbee_worker.checkpoint.names.rows import TOKEN_KEYS, constants
 
 _KEYS = (
     Key("context_length", "max_position_embeddings", "count", required=True),

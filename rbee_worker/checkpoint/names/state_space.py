@@ -4,7 +4,8 @@ drops the convolution's dimension of 1.
 
 from __future__ import annotations
 
-from rbee_worker.checkpoint.names.rows import Row, rows
+from rbee_worker.checkpoint.names.architecture import Row
+from rbee_worker.checkpoint.names.rows import rows
 
 
 def conv_rows(gguf: str, hf: str) -> tuple[Row, ...]:

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from rbee_worker.ops import RopeSpec
 from rbee_worker.ops.batch import Batch
-from rbee_worker.ops.cuda.kernels.tables import angles
+from rbee_worker.ops.cuda.kernels.tables import ByLength, angles, angles_by_length
+from rbee_worker.ops.cuda.rows import longest_rows
 
 
 class Angles:
@@ -16,7 +17,7 @@ class Angles:
     def __init__(self, *, pdl: bool) -> None:
         self._pdl = pdl
         self._made: dict[RopeSpec, Tensor] = {}
-        self._numbers: dict[RopeSpec, tuple[Tensor, Tensor | None]] = {}
+        self._numbers: dict[RopeSpec, tuple[Tensor, ByLength | None]] = {}
 
     def begin(self) -> None:
         """A new step: forget the rows of the one before."""
@@ -31,46 +32,34 @@ class Angles:
         return found
 
     def _angles(self, spec: RopeSpec, batch: Batch) -> Tensor:
-        positions = batch.positions
-        freq, long = self._frequencies(spec, positions.device)
-        if spec.dynamic is None and long is None:
-            return angles(positions, freq, spec.magnitude, pdl=self._pdl)
-        rows = freq[None]
-        scale: float | Tensor = spec.magnitude
-        if spec.dynamic is not None or long is not None:
-            lens = batch.rope_lens[_sequence_of_row(batch)][:, None]
-            if spec.dynamic is not None:
-                rows = _dynamic(spec, lens)
-            if long is not None:
-                is_long = lens > spec.switch
-                rows = torch.where(is_long, long[None], rows)
-                scale = torch.where(is_long, spec.long_magnitude, spec.magnitude)
-        angle = positions.float()[:, None] * rows
-        return torch.cat((angle.cos() * scale, angle.sin() * scale), dim=1)
+        frequencies, how = self._on(spec, batch.positions.device)
+        if how is None:
+            return angles(batch.positions, frequencies, spec.magnitude, pdl=self._pdl)
+        return angles_by_length(
+            batch.positions,
+            frequencies,
+            spec.magnitude,
+            how,
+            batch.seq_starts,
+            batch.rope_lens,
+            one_row=longest_rows(batch) == 1,
+            pdl=self._pdl,
+        )
 
-    def _frequencies(self, spec: RopeSpec, device: torch.device) -> tuple[Tensor, Tensor | None]:
-        """The table's frequencies on the device; kept, as a copy from the host would make a step
+    def _on(self, spec: RopeSpec, device: torch.device) -> tuple[Tensor, ByLength | None]:
+        """The table's numbers on the device; kept, as a copy from the host would make a step
         wait."""
         if spec not in self._numbers:
+            how = None
             long = spec.long_inv_freq
-            self._numbers[spec] = (
-                torch.tensor(spec.inv_freq, device=device),
-                None if long is None else torch.tensor(long, device=device),
-            )
+            if spec.dynamic is not None or long is not None:
+                how = ByLength(
+                    None
+                    if spec.dynamic is None
+                    else torch.tensor(spec.dynamic, dtype=torch.float64, device=device),
+                    None if long is None else torch.tensor(long, device=device),
+                    spec.switch,
+                    spec.long_magnitude,
+                )
+            self._numbers[spec] = torch.tensor(spec.inv_freq, device=device), how
         return self._numbers[spec]
-
-
-def _sequence_of_row(batch: Batch) -> Tensor:
-    """The number of each row's sequence, [N]."""
-    rows = torch.arange(batch.positions.shape[0], device=batch.positions.device)
-    return torch.searchsorted(batch.seq_starts[1:], rows, right=True)
-
-
-def _dynamic(spec: RopeSpec, rope_lens: Tensor) -> Tensor:
-    """NTK frequencies by length [N, dim / 2]; see `RopeSpec.dynamic`."""
-    assert spec.dynamic is not None
-    theta, factor, original = spec.dynamic
-    length = rope_lens.clamp(min=original).double()
-    base = theta * (factor * length / original - (factor - 1)) ** (spec.dim / (spec.dim - 2))
-    exponent = torch.arange(0, spec.dim, 2, device=rope_lens.device).double() / spec.dim
-    return (base**-exponent).float()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from rbee_worker.checkpoint.formats import is_packed
 from rbee_worker.config import Settings
 from rbee_worker.errors import UsageError
 from rbee_worker.extras import missing
@@ -16,17 +17,17 @@ from rbee_worker.ops.adapted import sites_for
 from rbee_worker.ops.backend import (
     Backend,
     DeviceGauge,
-    Executable,
     Kept,
     ModelOutline,
     Prepared,
     Progress,
     Refusal,
-    StateMemory,
     Warmed,
 )
 from rbee_worker.ops.cpu_options import cpu_only
 from rbee_worker.ops.cuda.keeping import CHOICES, chosen
+from rbee_worker.ops.executable import Executable, StateMemory
+from rbee_worker.ops.gpu_options import not_on_gpu
 from rbee_worker.ops.plan import PlanOps
 from rbee_worker.state.specs import group_bytes_per_block
 
@@ -65,21 +66,8 @@ class CudaBackend(Backend):
             )
         if (only := cpu_only(settings)) is not None:
             return only
-        if settings.attention == "reference":
-            return Refusal(
-                "--attention reference: the cuda backend has its own attention only.",
-                "use --attention auto.",
-            )
-        if settings.draft_model:
-            return Refusal(
-                "--draft-model: the cuda backend has no second model.",
-                "use --backend cpu, or leave it out.",
-            )
-        if sites_for(settings) is not None:
-            return Refusal(
-                "--lora, --lora-slots: the cuda backend has no adapters.",
-                "use --backend cpu, or merge the adapter into its base.",
-            )
+        if (lacking := not_on_gpu(settings)) is not None:
+            return lacking
         for module in ("torch", "triton"):
             absent = missing(module)
             if absent is not None:
@@ -104,8 +92,8 @@ class CudaBackend(Backend):
             )
         return dtype if settings.kv_dtype == "auto" else settings.kv_dtype
 
-    def activations(self, settings: Settings, dtype: str, packed: bool) -> str:
-        return "i8" if packed and _planes(settings) else dtype
+    def activations(self, settings: Settings, dtype: str, formats: Collection[str]) -> str:
+        return "i8" if is_packed(formats) and _planes(settings) else dtype
 
     def plan_ops(self, dtype: str, settings: Settings | None = None) -> PlanOps:
         """Without what is kept beside packed matrices only where there is room."""
@@ -131,7 +119,9 @@ class CudaBackend(Backend):
             return available_memory()
         import torch
 
-        _use(settings)
+        from rbee_worker.ops.cuda.card import use_card
+
+        use_card(settings)
         free, total = torch.cuda.mem_get_info()
         kept = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()  # free for this process
         own = total * settings.gpu_memory // 100 - torch.cuda.memory_allocated()
@@ -198,6 +188,32 @@ class CudaBackend(Backend):
         folder = Path(knobs.cache.dir)
         return folder, sum(1 for _ in folder.glob("*/*.cubin"))
 
+    def tune(
+        self,
+        outline: ModelOutline,
+        settings: Settings,
+        dtype: str,
+        told: Callable[[int, int, str], None],
+    ) -> str:
+        """Of products of a few rows with matrices of 16-bit floats."""
+        if _interpreted() or settings.deterministic or dtype == "f32":
+            return ""
+        from rbee_worker.ops.cuda.card import card_shapes, use_card
+        from rbee_worker.ops.cuda.traffic import TrafficOps, float_products
+        from rbee_worker.ops.cuda.tuning import tune
+
+        ops = TrafficOps(dtype, planes=_planes(settings), f8=settings.quantize == "fp8")
+        use_card(settings)
+        return tune(float_products(ops, outline.build(ops)), card_shapes(settings), told)
+
+    def tuned(self, settings: Settings) -> list[str]:
+        import torch
+
+        from rbee_worker.ops.cuda.card import card_shapes
+
+        found = not _interpreted() and torch.cuda.is_available()
+        return card_shapes(settings).lines() if found else []
+
     def ops(
         self,
         settings: Settings,
@@ -211,6 +227,7 @@ class CudaBackend(Backend):
     ) -> Ops:
         import torch
 
+        from rbee_worker.ops.cuda.card import card_shapes, use_card
         from rbee_worker.ops.cuda.ops import CudaOps
 
         torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
@@ -222,10 +239,17 @@ class CudaBackend(Backend):
             "fixed": settings.deterministic,
         }
         if _interpreted():
-            return CudaOps("cpu", dtype, **forms)
-        _use(settings)
+            return CudaOps("cpu", dtype, sites=sites_for(settings), shapes=None, **forms)
+        use_card(settings)
         pdl = torch.cuda.get_device_capability()[0] >= 9
-        return CudaOps(f"cuda:{settings.device}", dtype, pdl=pdl, **forms)
+        return CudaOps(
+            f"cuda:{settings.device}",
+            dtype,
+            pdl=pdl,
+            sites=sites_for(settings),
+            shapes=card_shapes(settings),
+            **forms,
+        )
 
     def state(self, ops: Ops, pool: StatePool, dtype: str) -> StateMemory:
         from rbee_worker.ops.cuda.ops import CudaOps
@@ -240,6 +264,7 @@ class CudaBackend(Backend):
             dtype=dtype,
             device=ops.device,
             drawn=ops.drawn,
+            features=pool.features,
         )
 
     def executable(
@@ -274,24 +299,10 @@ class CudaBackend(Backend):
 
     def read_gb_s(self, settings: Settings) -> float:
         from rbee_worker.ops.cuda.bandwidth import read_gb_s
+        from rbee_worker.ops.cuda.card import use_card
 
-        _use(settings)
+        use_card(settings)
         return read_gb_s()
-
-
-def _use(settings: Settings) -> None:
-    """Make --device the one that this thread computes on, and keep to --gpu-memory. Raises
-    UsageError for a number that no GPU has."""
-    import torch
-
-    count = torch.cuda.device_count()
-    if count and settings.device >= count:
-        raise UsageError(
-            f"--device {settings.device}: there {'is' if count == 1 else 'are'} {count} here.",
-            fix=f"use a number below {count}.",
-        )
-    torch.cuda.set_device(settings.device)
-    torch.cuda.set_per_process_memory_fraction(settings.gpu_memory / 100)
 
 
 def _planes(settings: Settings) -> bool:

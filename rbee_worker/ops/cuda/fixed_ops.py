@@ -13,11 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rbee_worker.ops import Activation, Routing, Weight
+from rbee_worker.ops import Activation, Weight
 from rbee_worker.ops.cuda import packed_products
 from rbee_worker.ops.cuda.device_ops import DeviceOps
 from rbee_worker.ops.cuda.kernels import attention as kernel
-from rbee_worker.ops.cuda.kernels.experts.route import route
 from rbee_worker.ops.cuda.kernels.fixed import fixed_product
 
 
@@ -51,20 +50,10 @@ class FixedOps(DeviceOps):
         parts = torch.split(x.to(self._dtype), weight.cols, dim=1)
         found = [
             fixed_product(part.contiguous(), one, self.workspace, pdl=self.pdl)
-            for part, one in zip(parts, weight.data, strict=True)
+            for part, one in zip(parts, weight.data.floats(self._dtype), strict=True)
         ]
         return torch.cat(found, dim=1)
 
     def _tiles(self, dims: int, element: int) -> dict[str, Any]:
         tiles = kernel.fixed_tiles(dims=dims, element=element)
         return {"single": tiles, "several": tiles}
-
-    def route(
-        self,
-        logits: Tensor,
-        routing: Routing,
-        *,
-        bias: Tensor | None = None,
-        scales: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        return route(logits, routing, bias, scales, fixed=True, pdl=self.pdl)

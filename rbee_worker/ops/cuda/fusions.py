@@ -1,13 +1,15 @@
 """The table of fusions: which chains of operations one launch computes.
 
 `product` is a linear map with what precedes and follows it (`DeviceOps.product`); `attend_packed`
-is attention from the packed projection on (`DeviceOps.attend_packed`).
+is attention from the packed projection on (`DeviceOps.attend_packed`); `routed` is a router
+(`MixtureOps.routed`).
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from rbee_worker.ops.cuda.elementwise_fusions import ELEMENTWISE
 from rbee_worker.ops.cuda.matrix import DeviceMatrix
 from rbee_worker.ops.cuda.packed_products import Ahead
 from rbee_worker.ops.graph.fusion import Change, Fusion, Links
@@ -90,6 +92,29 @@ def _norm(node: Node, links: Links) -> Change | None:
     return {node: [], user: [Node("product", (x, *user.args[1:]), options, user.outputs)]}
 
 
+def _router(node: Node, links: Links) -> Change | None:
+    """A router's product and the choice, with the RMS norm before them, whose result others use."""
+    if node.op != "route":
+        return None
+    logits, routing = node.args
+    product = links.maker(logits, "product")
+    if product is None or links.only_user(logits) is not node:
+        return None
+    if set(product.options) & {*_FREE, "ahead"} or _operand(product) not in ("floats", "f8"):
+        return None
+    x, weight, logits_bias = product.args
+    options = {**node.options, "norm": product.options.get("norm")}
+    norm = links.maker(x, "rms_norm")
+    if options["norm"] is None and norm is not None and norm.options["heads"] == 1:
+        source, gain, eps = norm.args
+        options["norm"] = (gain, eps)
+        new = Node("routed", (source, weight, logits_bias, routing), options, (x, *node.outputs))
+        return {norm: [new], product: [], node: []}
+    outputs = Value(x.width), *node.outputs
+    new = Node("routed", (x, weight, logits_bias, routing), options, outputs)
+    return {product: [], node: [new]}
+
+
 def _packed_attention(node: Node, links: Links) -> Change | None:
     """Attention of a projection's parts, with norms of heads and rotary positions before it."""
     if node.op != "attend" or not node.options["causal"] or None in node.args[1:3]:
@@ -162,13 +187,16 @@ def _ahead(node: Node, links: Links) -> Change | None:
 
 
 def _operand(node: Node) -> str | None:
-    """What the product reads of its matrix: packed planes or floats in the compute type."""
+    """What the product reads of its matrix: packed planes, floats in the compute type, or 8-bit
+    floats with a scale for each row."""
     matrix = node.args[1].data
     if not isinstance(matrix, DeviceMatrix):
         return None
     if matrix.parts:
         return "planes"
-    return "floats" if matrix.dense is not None and matrix.scales is None else None
+    if matrix.dense is None or matrix.has_blocks:
+        return None
+    return "floats" if matrix.scales is None else "f8"
 
 
 FUSIONS = (
@@ -178,6 +206,8 @@ FUSIONS = (
     Fusion("product + residual", _residual),
     Fusion("experts + residual", _experts),
     Fusion("norm + product", _norm),
+    Fusion("norm + router", _router),
     Fusion("product + the form that the next one takes", _ahead),
     Fusion("split + head norms + rope + attention", _packed_attention),
+    *ELEMENTWISE,
 )

@@ -88,11 +88,28 @@ class DeviceMatrix:
         return None
 
 
+@dataclass(frozen=True)
+class DeviceStack:
+    """Several matrices [count, rows, cols]: in the compute dtype, or in 8-bit floats with scales
+    float32 [count, rows, cols / 128]."""
+
+    dense: Tensor
+    scales: Tensor | None = None
+
+    def floats(self, dtype: torch.dtype) -> Tensor:
+        """The matrices in the compute dtype; made now if they are in 8 bits."""
+        if self.scales is None:
+            return self.dense
+        whole = _scaled(self.dense.flatten(0, 1), self.scales.flatten(0, 1))
+        return whole.view(self.dense.shape).to(dtype)
+
+
 F8 = torch.float8_e4m3fn
 _F8_MOST = 448.0  # the largest number of that format
 
 
 F8_BLOCKS = "F8_B128"  # the format of 8-bit floats with scales for 128 columns of a row
+F8_BLOCK = FORMATS[F8_BLOCKS].block  # these columns
 
 
 def _scaled(values: Tensor, scales: Tensor) -> Tensor:

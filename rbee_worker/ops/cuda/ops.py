@@ -11,15 +11,21 @@ from torch import Tensor
 from rbee_worker.checkpoint.decoding import as_floats
 from rbee_worker.checkpoint.formats import Packed
 from rbee_worker.ops import Weight
+from rbee_worker.ops.adapted import Sites
+from rbee_worker.ops.cuda.adapters import CudaAdapters
 from rbee_worker.ops.cuda.device_ops import DeviceOps
 from rbee_worker.ops.cuda.drawn import Drawn
 from rbee_worker.ops.cuda.fixed_ops import FixedOps
+from rbee_worker.ops.cuda.kept_shapes import KeptShapes
 from rbee_worker.ops.cuda.kernels.block_bytes import empty_integers, write_integers
 from rbee_worker.ops.cuda.kernels.packed.dequantize import dequantize
 from rbee_worker.ops.cuda.kernels.packed.planes import WORDS, PackedPart, joined, repack
 from rbee_worker.ops.cuda.matrix import (
+    F8,
+    F8_BLOCK,
     F8_BLOCKS,
     DeviceMatrix,
+    DeviceStack,
     Forms,
     Raw,
     held_form,
@@ -48,21 +54,33 @@ class CudaOps(GraphOps):
         integers: bool = True,
         f8: bool = False,
         fixed: bool = False,
+        sites: Sites | None = None,
+        shapes: KeptShapes | None = None,
     ) -> None:
         """pdl: kernels may start before the one before has ended. planes: products of a few rows
         read packed weights as they are, with activations in 8 bits; resident, integers: packed
         matrices are kept as floats, and as 8-bit integers, too (`matrix.py`). f8: matrices of
-        floats are kept in 8 bits. fixed: sums have one order (`FixedOps`); without planes."""
+        floats are kept in 8 bits. fixed: sums have one order (`FixedOps`); without planes. sites:
+        see `Ops`. shapes: of products, as `warmup` has measured them."""
         assert not (fixed and planes)
-        self.device, self.dtype = device, dtype
+        self.device, self.dtype, self.sites = device, dtype, sites
         self._forms = Forms(planes, resident, integers, f8)
         self.now = (FixedOps if fixed else DeviceOps)(device, dtype, pdl=pdl)
+        self.now.shapes = shapes
+        if sites is not None:
+            self.now.loaded = CudaAdapters(sites, device, dtype)
         self.drawn = Drawn(torch.device(device))
         self._upload = WeightUpload(torch.device(device))
 
     def sampling(self, vocab_size: int) -> CudaSampling:
         """See `Ops.sampling`."""
         return CudaSampling(torch.device(self.device), vocab_size, self.drawn)
+
+    @property
+    def adapters(self) -> CudaAdapters:
+        """See `Ops.adapters`."""
+        assert self.now.loaded is not None
+        return self.now.loaded
 
     def matrix(self, parts: Sequence[Packed]) -> Weight:
         rows, cols = sum(p.shape[0] for p in parts), parts[0].shape[1]
@@ -125,6 +143,8 @@ class CudaOps(GraphOps):
         first = members[0]
         rows, cols = sum(p.shape[0] for p in first), first[0].shape[1]
         shape = (len(members), rows, cols)
+        if all(p.format == F8_BLOCKS for p in first):
+            return self._stack_in_blocks(members, shape)
         data = torch.empty(shape, dtype=DTYPES[self.dtype], device=self.device)
         for member, parts in zip(data, members, strict=True):
             start = 0
@@ -135,7 +155,26 @@ class CudaOps(GraphOps):
                     start += len(piece.data)
             assert start == rows
         formats = "+".join(dict.fromkeys(p.format for p in first))
-        return Weight(data, rows, cols, formats, self.dtype, data.nbytes, len(members))
+        held = DeviceStack(data)
+        return Weight(held, rows, cols, formats, self.dtype, data.nbytes, len(members))
+
+    def _stack_in_blocks(
+        self, members: Sequence[Sequence[Packed]], shape: tuple[int, int, int]
+    ) -> Weight:
+        """Matrices that stay in 8-bit floats, with their own scales."""
+        count, rows, cols = shape
+        dense = torch.empty(shape, dtype=F8, device=self.device)
+        scales = torch.empty((count, rows, cols // F8_BLOCK), device=self.device)
+        for values, factors, parts in zip(dense, scales, members, strict=True):
+            start = 0
+            for part in parts:
+                for piece in self._upload.pieces(part):
+                    end = start + len(piece.data)
+                    values[start:end], factors[start:end] = with_blocks(piece.data)
+                    start = end
+            assert start == rows
+        held = DeviceStack(dense, scales)
+        return Weight(held, rows, cols, F8_BLOCKS, "f8", dense.nbytes + scales.nbytes, count)
 
     def vector(self, parts: Sequence[Packed]) -> Tensor:
         return torch.cat([self._upload.floats(part).reshape(-1) for part in parts])

@@ -13,8 +13,6 @@ class CudaPlanOps(PlanOps):
     """planes, resident, integers, f8: see `matrix.Forms`. read: count what a product of one
     row reads, which is one of the forms of a matrix that is kept in several."""
 
-    sees = False
-
     def __init__(
         self,
         dtype: str,
@@ -26,7 +24,7 @@ class CudaPlanOps(PlanOps):
         read: bool = False,
     ) -> None:
         from rbee_worker.ops.cuda.kernels.packed.planes import WORDS
-        from rbee_worker.ops.cuda.matrix import Forms, held_form, planes_bytes
+        from rbee_worker.ops.cuda.matrix import F8_BLOCKS, Forms, held_form, planes_bytes
 
         forms = Forms(planes, resident, integers, f8)
 
@@ -36,10 +34,12 @@ class CudaPlanOps(PlanOps):
             return held_form(format, rows, cols, dtype, forms)
 
         super().__init__(dtype, held=held)
+        self._f8_blocks = F8_BLOCKS
 
     def stack(self, members: Sequence[Sequence[Packed]]) -> Weight:
-        """Several matrices together are stored as floats, whatever their format."""
-        if len(members) == 1:
+        """Several matrices together are stored as floats, whatever their format, unless that is
+        8-bit floats in blocks."""
+        if len(members) == 1 or all(part.format == self._f8_blocks for part in members[0]):
             return super().stack(members)
         floats = PlanOps(self.dtype)
         weight = floats.stack(members)

@@ -17,7 +17,10 @@ from torch import Tensor
 from rbee_worker.ops import Activation, Weight
 from rbee_worker.ops.cuda import packed_products
 from rbee_worker.ops.cuda.f8_products import can_multiply_f8, multiply_f8
+from rbee_worker.ops.cuda.kept_shapes import FEW as FEW_ROWS
+from rbee_worker.ops.cuda.kept_shapes import KeptShapes
 from rbee_worker.ops.cuda.kernels.block_bytes import to_bytes
+from rbee_worker.ops.cuda.kernels.by_head import MOST_COLUMNS, MOST_ROWS, by_head
 from rbee_worker.ops.cuda.kernels.f8 import quantize_f8
 from rbee_worker.ops.cuda.kernels.fixed import fixed_product
 from rbee_worker.ops.cuda.kernels.gemv import gemv
@@ -35,6 +38,7 @@ class ProductOps(ReferenceOps):
 
     pdl: bool
     workspace: Workspace
+    shapes: KeptShapes | None = None  # what `warmup` has measured
 
     def linear(
         self, x: Tensor, weight: Weight, bias: Tensor | None = None, *, precise: bool = False
@@ -45,8 +49,10 @@ class ProductOps(ReferenceOps):
         return self.product(x, weight, bias, form="f32")
 
     def heads_linear(self, x: Tensor, weight: Weight) -> Tensor:
+        if x.shape[0] <= MOST_ROWS and weight.cols <= MOST_COLUMNS:
+            return by_head(x.to(self._dtype), weight.data.floats(self._dtype), pdl=self.pdl)
         parts = x.to(self._dtype).view(-1, weight.count, weight.cols).transpose(0, 1)
-        y = torch.bmm(parts, weight.data.transpose(1, 2))  # [count, N, rows]
+        y = torch.bmm(parts, weight.data.floats(self._dtype).transpose(1, 2))  # [count, N, rows]
         return y.transpose(0, 1).flatten(1)
 
     def gated(self, gate_up: Tensor, kind: Activation) -> Tensor:
@@ -99,7 +105,7 @@ class ProductOps(ReferenceOps):
             dense, scales = self._operand(matrix)
             return gemv(
                 x.contiguous(), dense, scales=scales, norm=norm, bias=bias, form=result,
-                pdl=self.pdl, **after,
+                pdl=self.pdl, shape=self._kept_shape(n, dense, gated), **after,
             )  # fmt: skip
         if n <= FEW and (matrix.integers is not None or can_multiply_f8(x, matrix)):
             return self._few_in_8_bits(x.contiguous(), matrix, norm, bias, result, after)
@@ -111,11 +117,19 @@ class ProductOps(ReferenceOps):
             y, following = skinny_ahead(
                 ready_for(x, norm) or self._normed(x, norm), dense, self.workspace, scales=scales,
                 bias=bias, form=result, pdl=self.pdl, ahead=self._norm_ahead(ahead, result),
-                **after,
+                shape=self._kept_shape(n, dense, gated), **after,
             )  # fmt: skip
             keep_ready(y, ahead, following)
             return y
         return self._many(self._normed(x, norm), matrix, bias, result, owned=owned, **after)
+
+    def _kept_shape(self, rows: int, dense: Tensor, gated: Activation | None) -> Any:
+        """The tile shape that `warmup` found for a product of so many rows; None: the tables'."""
+        if self.shapes is None:
+            return None
+        few = next(few for few in FEW_ROWS if rows <= few)
+        rows, cols = dense.shape
+        return self.shapes.of(few, rows, cols, gated is not None, dense.dtype)
 
     def _norm_ahead(
         self, ahead: packed_products.Ahead | None, form: torch.dtype
@@ -200,6 +214,8 @@ class ProductOps(ReferenceOps):
         if plain and residual is not None and residual.dtype == x.dtype == form:
             add = residual.addmm_ if owned else partial(torch.addmm, residual)
             return add(x, matrix.floats(self._dtype).t())
+        if plain and residual is None and form == torch.float32 != x.dtype and x.is_cuda:
+            return torch.mm(x, matrix.floats(self._dtype).t(), out_dtype=form)
         y = F.linear(x, matrix.floats(self._dtype))
         return self._ended(y, bias, form, residual=residual, gated=gated, act=act)
 

@@ -16,12 +16,8 @@ class _At(int):
     """A place in the list of values."""
 
 
-_NEW = (
-    "embed",
-    "product",
-    "add",
-    "experts",
-)  # operations whose results are never views of other values
+# operations whose results are never views of other values
+_NEW = ("embed", "product", "each", "norm_and", "experts", "sampled_rows")
 
 
 class Program:

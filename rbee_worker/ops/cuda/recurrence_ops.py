@@ -10,6 +10,7 @@ from rbee_worker.ops.cuda.kernels.recurrence import conv, linear_scan, state_spa
 from rbee_worker.ops.cuda.kernels.recurrence.delta import gated_delta
 from rbee_worker.ops.cuda.kernels.recurrence.rg_lru import rg_lru
 from rbee_worker.ops.cuda.kernels.recurrence.rows import Sequences
+from rbee_worker.ops.cuda.kernels.recurrence.taylor import taylor
 from rbee_worker.ops.cuda.rows import longest_rows
 from rbee_worker.ops.reference.ops import ReferenceOps
 from rbee_worker.state.specs import StateRef
@@ -36,9 +37,14 @@ class RecurrenceOps(ReferenceOps):
         batch: Batch,
         *,
         kind: Activation | None,
+        before: Tensor | None = None,
+        after: Tensor | None = None,
     ) -> Tensor:
+        """See `Ops.causal_conv`; before, after: factors on x, and on the result."""
         state, sequences = _kept(where, name, batch)
-        return conv.causal_conv(x, taps, bias, state, sequences, kind=kind, pdl=self.pdl)
+        return conv.causal_conv(
+            x, taps, bias, state, sequences, kind=kind, before=before, after=after, pdl=self.pdl
+        )
 
     def selective_scan(
         self,
@@ -114,6 +120,20 @@ class RecurrenceOps(ReferenceOps):
         return gated_delta(
             q, k, v, dt, beta, bias, rates, state, sequences, groups=groups, pdl=self.pdl
         )
+
+    def taylor(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        where: StateRef,
+        name: str,
+        batch: Batch,
+        *,
+        heads: int,
+    ) -> Tensor:
+        state, sequences = _kept(where, name, batch)
+        return taylor(q, k, v, state, sequences, heads=heads, pdl=self.pdl)
 
     # ---- RWKV
 

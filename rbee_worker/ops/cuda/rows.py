@@ -20,7 +20,10 @@ def longest_rows(batch: Batch) -> int:
     return max(row_counts(batch), default=0)
 
 
-def whole_prompts(batch: Batch) -> list[int]:
-    """The rows of each sequence, if every one begins in this step; else empty."""
-    counts = row_counts(batch)
-    return counts if counts == list(batch.kv_lens_host) else []
+def new_sequences(batch: Batch) -> int:
+    """The number of the first sequence of those at the end that all begin in this step."""
+    counts, lens = row_counts(batch), batch.kv_lens_host
+    first = len(counts)
+    while first and counts[first - 1] == lens[first - 1]:
+        first -= 1
+    return first

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 from rbee_worker.ops.batch import Batch, FixedMemory, Memory, PagedMemory, StepNumbers
 from rbee_worker.ops.cuda.drawn import Drawn
 from rbee_worker.ops.reference.state import STATE_DTYPES as FLOATS
+from rbee_worker.state.features import FeatureBook
 from rbee_worker.state.specs import PagedKV, StateGroup
 
 STATE_DTYPES = {**FLOATS, "f8": torch.float8_e4m3fn}
@@ -47,13 +49,19 @@ class CudaState:
         dtype: str,
         device: str,
         drawn: Drawn,
+        features: FeatureBook | None = None,
     ) -> None:
         self._device, self._drawn = torch.device(device), drawn
+        self._rows = 0  # of the features of one tile
+        self._features: Tensor | None = None
+        if features is not None:
+            self._rows, width = features.spec.rows, features.spec.width
+            self._features = self._zeros((features.slots * self._rows, width), "f32")
         self.memory: list[Memory] = []
         for group, blocks in zip(groups, n_blocks, strict=True):
             spec = group.spec
             if isinstance(spec, PagedKV):
-                shape = (group.layers, blocks, spec.heads, block_size)
+                shape = (group.layers, blocks * spec.lanes, spec.heads, block_size)
                 k, v = (
                     self._zeros((*shape, dim), dtype).transpose(2, 3)
                     for dim in (spec.k_dim, spec.v_dim)
@@ -65,7 +73,7 @@ class CudaState:
                     FixedMemory({n: self._zeros(s, spec.dtype) for n, s in shapes.items()})
                 )
         self._ring = _Ring(self._device)
-        self._kept: dict[int, _Staged] = {}
+        self._kept: dict[tuple[int, bool], _Staged] = {}  # by the numbers' id, with adapters or not
 
     def _zeros(self, shape: tuple[int, ...], dtype: str) -> Tensor:
         return torch.zeros(shape, dtype=STATE_DTYPES[dtype], device=self._device)
@@ -75,26 +83,28 @@ class CudaState:
         """See `StateMemory.nbytes`."""
         pairs = (m for m in self.memory if isinstance(m, PagedMemory))
         total: int = sum(m.k.nbytes + m.v.nbytes for m in pairs)
+        total += 0 if self._features is None else self._features.nbytes
         return total + sum(tensor.nbytes for tensor in self._fixed())
 
     @torch.inference_mode()
     def stage(self, numbers: StepNumbers) -> Batch:
         """See `StateMemory.stage`. A decoding step's batch is the same object each time its numbers
-        are, and so may be captured in a graph."""
-        kept = self._kept.get(id(numbers))
+        are, and so may be captured in a graph; it is another object for steps without adapters."""
+        adapts = numbers.adapters is not None and bool(numbers.adapters.any())
+        kept = self._kept.get((id(numbers), adapts))
         if kept is None or kept.numbers is not numbers:
-            kept = self._staged(numbers)
+            kept = self._staged(numbers, adapts=adapts)
             if isinstance(kept.batch, DecodingBatch):
                 if len(self._kept) >= _KEPT:
                     self._kept.pop(next(iter(self._kept)))
-                self._kept[id(numbers)] = kept
+                self._kept[id(numbers), adapts] = kept
         else:
             self._ring.send(_arrays(numbers), kept.memory)
         if kept.takes is not None:
             self._drawn.into(kept.batch.tokens, kept.takes)
         return kept.batch
 
-    def _staged(self, numbers: StepNumbers) -> _Staged:
+    def _staged(self, numbers: StepNumbers, *, adapts: bool) -> _Staged:
         arrays = _arrays(numbers)
         memory = torch.empty(_size(arrays), dtype=torch.uint8, device=self._device)
         self._ring.send(arrays, memory)
@@ -107,11 +117,15 @@ class CudaState:
 
         takes = None if numbers.takes is None else put(numbers.takes)
         kind = DecodingBatch if _decodes(numbers) else Batch
-        return _Staged(numbers, kind.make(numbers, self.memory, put), memory, takes)
+        given = numbers if adapts else replace(numbers, adapters=None)
+        batch = kind.make(given, self.memory, put, self._features)
+        return _Staged(numbers, batch, memory, takes)
 
+    @torch.inference_mode()
     def keep_features(self, slot: int, rows: Tensor) -> None:
         """See `StateMemory.keep_features`."""
-        raise AssertionError("models are built without towers here")
+        assert self._features is not None
+        self._features[slot * self._rows : (slot + 1) * self._rows] = rows
 
     @torch.inference_mode()
     def clear(self, slots: Sequence[int]) -> None:
@@ -165,9 +179,10 @@ class _Ring:
 
 
 def _decodes(numbers: StepNumbers) -> bool:
-    """Has every sequence one row, and are all rows sampled, in order?"""
+    """Has every sequence one row, and are all rows sampled, in order? Numbers with features, of a
+    picture or of a voice, do not come again."""
     rows = len(numbers.tokens)
-    if not rows == len(numbers.kv_lens) == len(numbers.sample_rows):
+    if numbers.features is not None or not rows == len(numbers.kv_lens) == len(numbers.sample_rows):
         return False
     return bool((numbers.sample_rows == np.arange(rows)).all())
 
@@ -183,6 +198,9 @@ def _arrays(numbers: StepNumbers) -> list[NDArray[Any]]:
         numbers.sample_rows,
         numbers.takes,
         numbers.segments,
+        numbers.adapters,
+        numbers.features,
+        numbers.until,
     ]
     for place in numbers.places:
         found += [place.slots, getattr(place, "table", None), getattr(place, "lens", None)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,10 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rbee_worker.ops.batch import Batch
-from rbee_worker.ops.cuda.model import NO_BATCH, lowered
+from rbee_worker.ops.cuda.lowering import NO_BATCH, lowered
 from rbee_worker.ops.cuda.ops import CudaOps
 from rbee_worker.ops.cuda.program import Program
 from rbee_worker.ops.cuda.state import CudaState
+from rbee_worker.ops.cuda.tower import CudaTower
 from rbee_worker.ops.graph.graph import Value
 from rbee_worker.ops.reference.ops import DTYPES
 from rbee_worker.state.specs import StateGroup
@@ -63,8 +65,29 @@ class CudaStepwise:
         """The blocks, each as a function of the hidden state alone; x [N, dim]: from `embedded`."""
         given = Value(x.shape[1])
         self._ops.record(self.groups, given)
-        pieces = self._decoder.layers(given, NO_BATCH)
-        programs = [lowered(self._ops, self._decoder, piece, given)[0] for piece in pieces]
+        return self._each(self._decoder.layers(given, NO_BATCH), given, batch)
+
+    def readers(self, batch: Batch) -> Sequence[Callable[[Tensor], Tensor]]:
+        """The blocks that read a source, each as a function of the hidden state alone."""
+        given = Value(self._dim)
+        pieces = [partial(block, batch=NO_BATCH) for block in self._decoder.readers]
+        return self._each(pieces, given, batch)
+
+    def keep(self, x: Tensor, batch: Batch) -> Tensor:
+        """The last reader's rows [N, dim] -> those that the decoder looks at, and keeps."""
+        piece = partial(self._decoder.keep, batch=NO_BATCH)
+        return self._run(piece, Value(x.shape[1]), batch, x)
+
+    def see(self, tile: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The features of a tile of pixels."""
+        assert self._decoder.tower is not None
+        return self.host(CudaTower(self._decoder.tower, self._ops).see(tile))
+
+    def _each(
+        self, pieces: Sequence[Callable[[Any], Any]], given: Value, batch: Batch
+    ) -> Sequence[Callable[[Tensor], Tensor]]:
+        """Each piece as a program of its own."""
+        programs = [lowered(self._ops, self.groups, piece, given)[0] for piece in pieces]
 
         def layer(program: Program) -> Callable[[Tensor], Tensor]:
             return lambda rows: self._computed(program, batch, rows)
@@ -86,7 +109,7 @@ class CudaStepwise:
         batch: Batch | None,
         x: Tensor | None = None,
     ) -> Tensor:
-        program, _ = lowered(self._ops, self._decoder, piece, given)
+        program, _ = lowered(self._ops, self.groups, piece, given)
         return self._computed(program, batch, x)
 
     @torch.inference_mode()

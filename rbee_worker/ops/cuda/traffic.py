@@ -12,9 +12,13 @@ import numpy as np
 from rbee_worker.checkpoint.formats import Packed
 from rbee_worker.ops import Weight
 from rbee_worker.ops.batch import Batch
+from rbee_worker.ops.cuda.fusions import FUSIONS
+from rbee_worker.ops.cuda.kept_shapes import FEW, Product
 from rbee_worker.ops.cuda.plan import CudaPlanOps
+from rbee_worker.ops.graph.fusion import fused
 from rbee_worker.ops.graph.graph import Graph, Node, Value
 from rbee_worker.ops.graph.recorder import GraphOps
+from rbee_worker.ops.reference.ops import DTYPES
 from rbee_worker.ops.sampling import Sampling
 
 if TYPE_CHECKING:
@@ -58,6 +62,22 @@ def bytes_read(ops: TrafficOps, decoder: Decoder) -> int:
     decoder.head(decoder.hidden(NO_BATCH))
     ops.graph = None
     return sum(map(_read, graph.nodes))
+
+
+def float_products(ops: TrafficOps, decoder: Decoder) -> list[Product]:
+    """The products of a few rows with matrices that are kept as floats, each once, for a model that
+    was built with `ops`."""
+    graph: Graph = ops.record(decoder.groups)
+    graph.results = (decoder.head(decoder.hidden(NO_BATCH)),)
+    ops.graph = None
+    found: dict[Product, None] = {}
+    for node in fused(graph, FUSIONS)[0].nodes:
+        if node.op == "product" and node.args[1].held == ops.dtype:
+            weight: Weight = node.args[1]
+            gated, dtype = node.options.get("gated") is not None, DTYPES[ops.dtype]
+            for few in FEW:
+                found[Product(few, weight.rows, weight.cols, gated, dtype)] = None
+    return list(found)
 
 
 def _read(node: Node) -> int:

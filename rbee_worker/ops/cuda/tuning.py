@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
+import triton
 from torch import Tensor
+from triton.runtime.jit import JITFunction
 
-from rbee_worker.ops.cuda.kernels.gemv import GemvShape, gemv
+from rbee_worker.ops.cuda.kept_shapes import KeptShapes, Measured, Product, candidates
+from rbee_worker.ops.cuda.kernels.gemv import GemvShape, gemv, gemv_shape
 from rbee_worker.ops.cuda.kernels.skinny import skinny
-from rbee_worker.ops.cuda.kernels.skinny_shapes import SkinnyShape
+from rbee_worker.ops.cuda.kernels.skinny_shapes import SkinnyShape, skinny_shape
 from rbee_worker.ops.cuda.kernels.workspace import Workspace
+from rbee_worker.ops.cuda.shape_candidates import gemv_shapes, skinny_shapes
 
 _COLD = 6e8  # bytes of weights in turn, more than any L2 cache holds
 
@@ -48,33 +54,6 @@ def cold_weights(rows: int, cols: int, dtype: torch.dtype) -> list[Tensor]:
     count = max(2, int(_COLD / (rows * cols * dtype.itemsize)) + 1)
     made = [torch.empty(rows, cols, device="cuda", dtype=dtype) for _ in range(count)]
     return [one.normal_(0, cols**-0.5) for one in made]
-
-
-def gemv_shapes(cols: int, gated: bool) -> Iterator[GemvShape]:
-    """Shapes worth trying for one row."""
-    tiles = [(1, 4096, 0, 4), (2, 4096, 0, 8), (2, 2048, 0, 4), (2, 2048, 0, 8), (4, 2048, 0, 8)]
-    tiles += [(4, 1024, 0, 4), (4, 1024, 3, 4), (4, 1024, 4, 4), (4, 2048, 3, 8), (2, 2048, 3, 8)]
-    tiles += [(8, 512, 0, 4), (8, 512, 3, 4), (8, 512, 4, 4), (8, 1024, 3, 8), (8, 1024, 4, 8)]
-    tiles += [(16, 512, 3, 8), (16, 512, 4, 8), (16, 256, 4, 4), (8, 512, 6, 4), (4, 1024, 6, 4)]
-    for rows, width, stages, warps in tiles:
-        if cols % width == 0 and (not gated or rows <= 8):
-            yield GemvShape(rows, width, stages, warps)
-
-
-def skinny_shapes(m: int, cols: int, gated: bool) -> Iterator[SkinnyShape]:
-    """Shapes worth trying for m rows."""
-    for bulk in (False, True):
-        for rows, width, stages, warps in (
-            (64, 64, 4, 4), (64, 64, 8, 4), (64, 128, 3, 4), (64, 128, 4, 4), (64, 128, 6, 4),
-            (64, 256, 3, 4), (128, 64, 4, 4), (128, 64, 6, 8), (128, 128, 3, 8), (64, 256, 4, 8),
-            (32, 256, 4, 4),
-        ):  # fmt: skip
-            operands = (rows * (2 if gated else 1) + max(8, m)) * width * 2 * stages
-            if cols % width or operands > 220_000 or (bulk and rows == 32):
-                continue
-            for split in (1,) if gated else (1, 2, 4):
-                for early in (True, False):
-                    yield SkinnyShape(rows, width, split, stages, warps, bulk, early)
 
 
 def timed(
@@ -118,3 +97,70 @@ def tune_skinny(m: int, rows: int, cols: int, *, gated: str | None, residual: bo
         return skinny(x, w, workspace, gated=gated, residual=added, pdl=True, shape=shape)
 
     return timed(skinny_shapes(m, cols, gated is not None), weights, product)
+
+
+def tune(
+    products: Sequence[Product], kept: KeptShapes, told: Callable[[int, int, str], None]
+) -> str:
+    """Measure the products of which nothing is kept, and keep what is found. Returns why that could
+    not be written, or ""."""
+    missing = [product for product in products if product.name not in kept.found]
+    new: dict[str, Measured] = {}
+    for number, product in enumerate(missing, 1):
+        new[product.name] = _fastest(product)
+        told(number, len(missing), product.name)
+    return kept.add(new) if new else ""
+
+
+def _fastest(product: Product) -> Measured:
+    """The fastest shape of a product, the tables' own among them."""
+    few, rows, cols, gated, dtype = product
+    weights, workspace = cold_weights(rows, cols, dtype), Workspace("cuda")
+    x = torch.randn(few, cols, device="cuda", dtype=dtype)
+    how: dict[str, Any] = {"gated": "silu" if gated else None, "pdl": _pdl()}
+    n = rows // 2 if gated else rows
+
+    def computed(w: Tensor, shape: Any) -> Tensor:
+        if few == 1:
+            return gemv(x, w, shape=shape, **how)
+        return skinny(x, w, workspace, shape=shape, **how)
+
+    own: GemvShape | SkinnyShape = (
+        gemv_shape(n, cols, gated, dtype.itemsize)
+        if few == 1
+        else skinny_shape(few, n, cols, gated, dtype)
+    )
+    others = [shape for shape in candidates(product) if shape != own]
+    with compiling():
+        for shape in (own, *others):
+            computed(weights[0], shape)
+    (table,) = timed([own], weights, computed)
+    found = timed(others, weights, computed)
+    if not found or found[0].seconds > _WORTH * table.seconds:
+        return Measured((), 1e6 * table.seconds, 1e6 * table.seconds)
+    best = found[0]
+    return Measured(tuple(map(int, best.shape)), 1e6 * best.seconds, 1e6 * table.seconds)
+
+
+_WORTH = 0.98  # of the tables' time, from which on another shape is taken
+
+
+def _pdl() -> bool:
+    return torch.cuda.get_device_capability()[0] >= 9
+
+
+@contextmanager
+def compiling() -> Iterator[None]:
+    """Kernels launched inside are compiled, several at a time, and not run. One that does not
+    compile fails later, when it is timed."""
+    run = JITFunction.run
+
+    def dry(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
+        return run(self, *args, grid=grid, warmup=True, **kwargs)
+
+    JITFunction.run = dry
+    try:
+        with ThreadPoolExecutor() as pool, triton.AsyncCompileMode(pool, ignore_errors=True):
+            yield
+    finally:
+        JITFunction.run = run

@@ -35,10 +35,12 @@ class Links:
 
 @dataclass(frozen=True)
 class Fusion:
-    """name: for a person; find: the change at one node, or None if the fusion does not apply."""
+    """name: for a person; find: the change at one node, or None if the fusion does not apply.
+    repeats: it is applied until it applies nowhere; each change then leaves fewer nodes."""
 
     name: str
     find: Callable[[Node, Links], Change | None]
+    repeats: bool = False
 
 
 def links(graph: Graph) -> Links:
@@ -51,14 +53,23 @@ def fused(graph: Graph, fusions: Sequence[Fusion]) -> tuple[Graph, dict[str, int
     counts = {fusion.name: 0 for fusion in fusions}
     nodes = list(graph.nodes)
     for fusion in fusions:
-        changed: set[Node] = set()
-        changes: dict[Node, Sequence[Node]] = {}
-        now = links(replace(graph, nodes=nodes))
-        for node in nodes:
-            change = fusion.find(node, now)
-            if change is not None and changed.isdisjoint(change):
-                changes.update(change)
-                changed.update(change)
-                counts[fusion.name] += 1
-        nodes = replaced(nodes, changes)
+        nodes, count = _applied(fusion, replace(graph, nodes=nodes))
+        counts[fusion.name] += count
+        while fusion.repeats and count:
+            nodes, count = _applied(fusion, replace(graph, nodes=nodes))
+            counts[fusion.name] += count
     return replace(graph, nodes=nodes), counts
+
+
+def _applied(fusion: Fusion, graph: Graph) -> tuple[list[Node], int]:
+    """The graph's nodes after the fusion was applied wherever it matched, and how often."""
+    changed: set[Node] = set()
+    changes: dict[Node, Sequence[Node]] = {}
+    count, now = 0, links(graph)
+    for node in graph.nodes:
+        change = fusion.find(node, now)
+        if change is not None and changed.isdisjoint(change):
+            changes.update(change)
+            changed.update(change)
+            count += 1
+    return replaced(graph.nodes, changes), count

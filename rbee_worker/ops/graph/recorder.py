@@ -8,37 +8,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rbee_worker.ops import Activation, Ops, RopeSpec, Routing, Weight
+from rbee_worker.ops import Activation, RopeSpec, Routing, Weight
+from rbee_worker.ops.adapted import Site
 from rbee_worker.ops.batch import Array, Batch
-from rbee_worker.ops.graph.graph import BATCH, Form, Graph, Node, Value
-from rbee_worker.state.specs import PagedKV, StateGroup, StateRef
+from rbee_worker.ops.graph.graph import BATCH, Form, Node, Value
+from rbee_worker.ops.graph.nodes import has_width
+from rbee_worker.ops.graph.recurrences import RecurrenceOps
+from rbee_worker.state.specs import PagedKV, StateRef
 
 
-class GraphOps(Ops):
-    """See `Ops`. An activation is a `Value`, and the batch is not looked at."""
+class GraphOps(RecurrenceOps):
+    """See `Ops`. adapting: whether the places of adapters are recorded."""
 
-    sees = False
-    graph: Graph | None = None
-    groups: tuple[StateGroup, ...] = ()
-
-    def record(self, groups: tuple[StateGroup, ...], given: Value | None = None) -> Graph:
-        """Begin a graph, to which every operation from now on is added."""
-        self.graph, self.groups = Graph(given=given), groups
-        return self.graph
-
-    def _node(
-        self, op: str, args: tuple[Any, ...], widths: Sequence[int], form: Form = "compute",
-        **options: Any,
-    ) -> tuple[Value, ...]:  # fmt: skip
-        assert self.graph is not None, "operations of this backend are only recorded"
-        outputs = tuple(Value(width, form) for width in widths)
-        self.graph.nodes.append(Node(op, args, options, outputs))
-        return outputs
-
-    def _one(
-        self, op: str, args: tuple[Any, ...], width: int, form: Form = "compute", **options: Any
-    ) -> Value:
-        return self._node(op, args, (width,), form, **options)[0]
+    adapting = True
 
     # ---- dense
 
@@ -46,29 +28,38 @@ class GraphOps(Ops):
         return self._one("embed", (table, BATCH), table.cols, scale=scale)
 
     def add_positions(self, x: Array, table: Weight, batch: Batch, *, offset: int = 0) -> Array:
-        _has(x, table.cols)
+        has_width(x, table.cols)
         return self._one("add_positions", (x, table, BATCH), x.width, offset=offset)
 
     def add_segments(self, x: Array, table: Weight, batch: Batch) -> Array:
-        _has(x, table.cols)
+        has_width(x, table.cols)
         return self._one("add_segments", (x, table, BATCH), x.width)
 
+    def with_features(self, x: Array, batch: Batch) -> Array:
+        return self._one("with_features", (x, BATCH), x.width, x.form)
+
     def logits(self, x: Array, weight: Weight, bias: Array | None = None) -> Array:
-        _has(x, weight.cols)
+        has_width(x, weight.cols)
         return self._one("logits", (x, weight, bias), weight.rows, "f32")
 
     def linear(
         self, x: Array, weight: Weight, bias: Array | None = None, *, precise: bool = False
     ) -> Array:
-        _has(x, weight.cols)
+        has_width(x, weight.cols)
         return self._one("linear", (x, weight, bias), weight.rows, precise=precise)
 
+    def adapted(self, y: Array, x: Array, site: Site, batch: Batch) -> Array:
+        has_width(x, site.cols)
+        if not self.adapting:
+            return y
+        return self._one("adapted", (y, x, site, BATCH), y.width, y.form)
+
     def heads_linear(self, x: Array, weight: Weight) -> Array:
-        _has(x, weight.cols * weight.count)
+        has_width(x, weight.cols * weight.count)
         return self._one("heads_linear", (x, weight), weight.rows * weight.count)
 
     def split(self, x: Array, widths: Sequence[int], *, heads: int = 1) -> tuple[Array, ...]:
-        _has(x, heads * sum(widths))
+        has_width(x, heads * sum(widths))
         each = [heads * width for width in widths]
         return self._node("split", (x, tuple(widths)), each, x.form, heads=heads)
 
@@ -98,7 +89,7 @@ class GraphOps(Ops):
     # ---- elementwise
 
     def add(self, x: Array, y: Array, *, wide: bool = False) -> Array:
-        _has(y, x.width)
+        has_width(y, x.width)
         form: Form = "f32" if wide or "f32" in (x.form, y.form) else "compute"
         return self._one("add", (x, y), x.width, form, wide=wide)
 
@@ -151,7 +142,7 @@ class GraphOps(Ops):
         down_bias: Array | None = None,
         limit: float | None = None,
     ) -> Array:
-        _has(x, up.cols)
+        has_width(x, up.cols)
         assert up.rows in (down.cols, 2 * down.cols)
         args = (x, ids, weights, up, down, kind)
         options: dict[str, Any] = {"up_bias": up_bias, "down_bias": down_bias, "limit": limit}
@@ -190,7 +181,7 @@ class GraphOps(Ops):
     ) -> Array:
         spec = self.groups[where.group].spec
         assert isinstance(spec, PagedKV)
-        _has(q, heads * spec.k_dim)
+        has_width(q, heads * spec.k_dim)
         assert k is None or k.width == spec.heads * spec.k_dim
         values = spec.v_dim
         if not values:
@@ -214,151 +205,6 @@ class GraphOps(Ops):
     def keep(self, k: Array, v: Array, where: StateRef, batch: Batch) -> None:
         spec = self.groups[where.group].spec
         assert isinstance(spec, PagedKV)
-        _has(k, spec.heads * spec.k_dim)
-        _has(v, spec.heads * spec.v_dim)
+        has_width(k, spec.heads * spec.k_dim)
+        has_width(v, spec.heads * spec.v_dim)
         self._node("keep", (k, v, where, BATCH), ())
-
-    # ---- recurrences
-
-    def linear_scan(
-        self, x: Array, decay: Array, where: StateRef, name: str, batch: Batch
-    ) -> Array:
-        return self._one("linear_scan", (x, decay, where, name, BATCH), x.width)
-
-    def causal_conv(
-        self,
-        x: Array,
-        taps: Array,
-        bias: Array | None,
-        where: StateRef,
-        name: str,
-        batch: Batch,
-        *,
-        kind: Activation | None,
-    ) -> Array:
-        return self._one("causal_conv", (x, taps, bias, where, name, BATCH), x.width, kind=kind)
-
-    def selective_scan(
-        self,
-        x: Array,
-        dt: Array,
-        b: Array,
-        c: Array,
-        gate: Array,
-        rates: Array,
-        skip: Array,
-        where: StateRef,
-        name: str,
-        batch: Batch,
-    ) -> Array:
-        args = (x, dt, b, c, gate, rates, skip, where, name, BATCH)
-        return self._one("selective_scan", args, x.width)
-
-    def ssd(
-        self,
-        x: Array,
-        dt: Array,
-        b: Array,
-        c: Array,
-        gate: Array | None,
-        bias: Array,
-        rates: Array,
-        skip: Array,
-        where: StateRef,
-        name: str,
-        batch: Batch,
-        *,
-        groups: int = 1,
-    ) -> Array:
-        args = (x, dt, b, c, gate, bias, rates, skip, where, name, BATCH)
-        return self._one("ssd", args, x.width, groups=groups)
-
-    def rg_lru(
-        self,
-        x: Array,
-        into: Array,
-        passing: Array,
-        into_bias: Array,
-        passing_bias: Array,
-        rates: Array,
-        where: StateRef,
-        name: str,
-        batch: Batch,
-    ) -> Array:
-        args = (x, into, passing, into_bias, passing_bias, rates, where, name, BATCH)
-        return self._one("rg_lru", args, x.width)
-
-    def gated_delta(
-        self,
-        q: Array,
-        k: Array,
-        v: Array,
-        dt: Array,
-        beta: Array,
-        bias: Array,
-        rates: Array,
-        where: StateRef,
-        name: str,
-        batch: Batch,
-        *,
-        groups: int,
-    ) -> Array:
-        args = (q, k, v, dt, beta, bias, rates, where, name, BATCH)
-        return self._one("gated_delta", args, v.width, groups=groups)
-
-    # ---- RWKV
-
-    def previous(self, x: Array, where: StateRef, name: str, batch: Batch) -> Array:
-        return self._one("previous", (x, where, name, BATCH), x.width, x.form)
-
-    def lerp(self, x: Array, y: Array, factors: Array | None, moving: Array | None = None) -> Array:
-        _has(y, x.width)
-        if moving is None:
-            assert factors is not None
-            width = factors.shape[0]
-        else:
-            width = moving.width
-        assert width % x.width == 0
-        return self._one("lerp", (x, y, factors, moving), width, x.form)
-
-    def wkv(
-        self,
-        r: Array,
-        k: Array,
-        v: Array,
-        decay: Array | None,
-        base: Array,
-        bonus: Array,
-        where: StateRef,
-        name: str,
-        batch: Batch,
-        *,
-        heads: int,
-    ) -> Array:
-        args = (r, k, v, decay, base, bonus, where, name, BATCH)
-        return self._one("wkv", args, v.width, v.form, heads=heads)
-
-    def wkv_delta(
-        self,
-        r: Array,
-        k: Array,
-        v: Array,
-        decay: Array,
-        rate: Array,
-        removal: Array,
-        renewal: Array,
-        bonus: Array,
-        where: StateRef,
-        name: str,
-        batch: Batch,
-        *,
-        heads: int,
-    ) -> tuple[Array, Array]:
-        args = (r, k, v, decay, rate, removal, renewal, bonus, where, name, BATCH)
-        y, z = self._node("wkv_delta", args, (v.width, v.width), v.form, heads=heads)
-        return y, z
-
-
-def _has(x: Array, width: int) -> None:
-    assert isinstance(x, Value), "an activation of another backend"
-    assert x.width == width, f"{x.width} columns, expected {width}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -11,19 +11,10 @@ from rbee_worker.errors import UsageError
 from rbee_worker.extras import missing
 from rbee_worker.machine import allowed_cores, available_memory
 from rbee_worker.ops.adapted import sites_for
-from rbee_worker.ops.backend import (
-    Backend,
-    Executable,
-    Kept,
-    ModelOutline,
-    Prepared,
-    Progress,
-    Refusal,
-    StateMemory,
-    Warmed,
-)
+from rbee_worker.ops.backend import Backend, Kept, ModelOutline, Prepared, Progress, Refusal, Warmed
 from rbee_worker.ops.batch import Array
 from rbee_worker.ops.cpu_options import cpu_only
+from rbee_worker.ops.executable import Executable, StateMemory
 from rbee_worker.ops.gpu_options import gpu_only
 from rbee_worker.ops.plan import DTYPE_BYTES, PlanOps
 
@@ -75,7 +66,7 @@ class ReferenceBackend(Backend):
             return settings.kv_dtype
         return "f16" if packed else dtype
 
-    def activations(self, settings: Settings, dtype: str, packed: bool) -> str:
+    def activations(self, settings: Settings, dtype: str, formats: Collection[str]) -> str:
         return dtype
 
     def plan_ops(self, dtype: str, settings: Settings | None = None) -> PlanOps:
@@ -118,7 +109,9 @@ class ReferenceBackend(Backend):
         from rbee_worker.ops.reference.ops import ReferenceOps
 
         torch.set_num_threads(settings.threads or allowed_cores())
-        return ReferenceOps("cpu", dtype, sites=sites_for(settings))
+        ops = ReferenceOps("cpu", dtype, sites=sites_for(settings))
+        ops.mtp = settings.mtp
+        return ops
 
     def state(self, ops: Ops, pool: StatePool, dtype: str) -> StateMemory:
         from rbee_worker.ops.reference.state import TorchState

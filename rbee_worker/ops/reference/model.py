@@ -5,6 +5,7 @@ Every method enters torch's inference mode itself, so that its callers do not ne
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rbee_worker.ops.batch import Batch
+from rbee_worker.ops.guidance import guided
 from rbee_worker.ops.reference.ops import DTYPES
 from rbee_worker.ops.reference.state import TorchState
 from rbee_worker.ops.tiles import tile_numbers
@@ -26,7 +28,7 @@ _BLOCK = 64  # positions of a block of a tower's state
 
 
 class ReferenceModel:
-    """See `ops.backend.Executable`."""
+    """See `ops.executable.Executable`."""
 
     def __init__(self, decoder: Decoder) -> None:
         self.decoder, self.ops = decoder, decoder.ops
@@ -53,6 +55,14 @@ class ReferenceModel:
         return joined
 
     @torch.inference_mode()
+    def voice(self, embedding: NDArray[np.float32]) -> Tensor:
+        """See `Executable.voice`."""
+        assert self.decoder.voice is not None
+        given = torch.from_numpy(embedding)[None].to(self.ops.device, DTYPES[self.ops.dtype])
+        row: Tensor = self.ops.linear(given, self.decoder.voice.weight)
+        return row
+
+    @torch.inference_mode()
     def hidden(self, batch: Batch) -> Tensor:
         """See `Executable.hidden`."""
         hidden: Tensor = self.decoder.hidden(batch)
@@ -62,8 +72,25 @@ class ReferenceModel:
     def head(self, rows: Tensor | NDArray[np.float32]) -> Tensor:
         """See `Executable.head`; rows may also be numbers of the host."""
         if not isinstance(rows, Tensor):
-            rows = torch.from_numpy(rows).to(self.ops.device, DTYPES[self.ops.dtype])
+            rows = self._device(rows)
         logits: Tensor = self.decoder.head(rows)
+        return logits
+
+    def _device(self, rows: NDArray[np.float32]) -> Tensor:
+        return torch.from_numpy(rows).to(self.ops.device, DTYPES[self.ops.dtype])
+
+    @torch.inference_mode()
+    def mtp_hidden(self, rows: NDArray[np.float32], batch: Batch) -> Tensor:
+        """See `Executable.mtp_hidden`."""
+        assert self.decoder.mtp is not None
+        hidden: Tensor = self.decoder.mtp.hidden(self._device(rows), batch)
+        return hidden
+
+    @torch.inference_mode()
+    def mtp_head(self, rows: NDArray[np.float32]) -> Tensor:
+        """See `Executable.mtp_head`."""
+        assert self.decoder.mtp is not None
+        logits: Tensor = self.decoder.mtp.head(self._device(rows))
         return logits
 
     def host(self, rows: Tensor) -> NDArray[np.float32]:
@@ -75,6 +102,12 @@ class ReferenceModel:
     def logits(self, batch: Batch) -> Tensor:
         """See `Executable.logits`."""
         return self.head(self.hidden(batch)[batch.sample_rows])
+
+    @torch.inference_mode()
+    def guided(self, batch: Batch, scales: Sequence[float]) -> Tensor:
+        """See `Executable.guided`."""
+        logits: Tensor = guided(self.logits(batch), scales)
+        return logits
 
 
 def _tile(tower: Tower) -> Batch:

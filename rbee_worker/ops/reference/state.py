@@ -42,7 +42,7 @@ class TorchState:
         for group, blocks in zip(groups, n_blocks, strict=True):
             spec = group.spec
             if isinstance(spec, PagedKV):
-                shape = (group.layers, blocks, block_size, spec.heads)
+                shape = (group.layers, blocks * spec.lanes, block_size, spec.heads)
                 # a latent group stores no values: they are the first columns of its keys
                 k, v = (self._zeros((*shape, dim), dtype) for dim in (spec.k_dim, spec.v_dim))
                 self.memory.append(PagedMemory(k, v))

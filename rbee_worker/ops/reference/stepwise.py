@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rbee_worker.ops.batch import Batch
+from rbee_worker.ops.reference.model import ReferenceModel
 from rbee_worker.ops.reference.ops import DTYPES
 from rbee_worker.ops.reference.state import TorchState
 from rbee_worker.state.specs import StateGroup
@@ -58,6 +59,21 @@ class ReferenceStepwise:
     def layers(self, x: Tensor, batch: Batch) -> Sequence[Callable[[Tensor], Tensor]]:
         """The blocks, each as a function of the hidden state alone; x [N, dim]: from `embedded`."""
         return [partial(self._layer, layer) for layer in self._decoder.layers(x, batch)]
+
+    def readers(self, batch: Batch) -> Sequence[Callable[[Tensor], Tensor]]:
+        """The blocks that read a source, each as a function of the hidden state alone."""
+        blocks = self._decoder.readers
+        return [partial(self._layer, partial(block, batch=batch)) for block in blocks]
+
+    @torch.inference_mode()
+    def keep(self, x: Tensor, batch: Batch) -> Tensor:
+        """The last reader's rows [N, dim] -> those that the decoder looks at, and keeps."""
+        rows: Tensor = self._decoder.keep(x, batch)
+        return rows
+
+    def see(self, tile: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The features of a tile of pixels [side, side, 3]: [rows, dim]."""
+        return self.host(ReferenceModel(self._decoder).see(tile))
 
     @torch.inference_mode()
     def _layer(self, layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

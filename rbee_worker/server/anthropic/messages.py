@@ -22,7 +22,7 @@ from rbee_worker.server.anthropic.schemas import (
     ToolUse,
     Usage,
 )
-from rbee_worker.server.anthropic.stream import MessageRendering, stop_reason
+from rbee_worker.server.anthropic.stream import MessageRendering, stop_reason, told
 from rbee_worker.server.body import Body, envelope, read_object, unknown_faults
 from rbee_worker.server.encoding import answered
 from rbee_worker.server.field_names import FieldNames
@@ -51,6 +51,7 @@ _PARAMS = {
     "top_p": "top_p",
     "top_k": "top_k",
     "seed": "seed",
+    "speculation": "speculation",
     "stop_sequences": "stop",
 }
 NAMES = FieldNames(
@@ -167,7 +168,7 @@ def _whole(job: Job, model: str) -> MessageAnswer:
             output_tokens=usage.output_tokens,
             cache_read_input_tokens=usage.cached_tokens,
         ),
-        rbee=end.stop,
+        rbee=told(job, end),
     )
 
 

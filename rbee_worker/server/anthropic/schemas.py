@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from rbee_worker.params.conversation import MOST_TOOLS, ToolName
+from rbee_worker.sequence_end import StopRecord
 from rbee_worker.server.schemas import Model
-from rbee_worker.types import Effort, StopRecord
+from rbee_worker.types import Effort
 
 # ---- requests
 
@@ -119,8 +120,8 @@ class PromptEnvelope(Struct, kw_only=True):
 
 
 class MessagesEnvelope(PromptEnvelope, kw_only=True):
-    """temperature, top_p, top_k, stop_sequences and seed (which is the worker's own) are checked as
-    those of other routes are."""
+    """temperature, top_p, top_k, stop_sequences, and seed and speculation (which are the worker's
+    own) are checked as those of other routes are."""
 
     max_tokens: Annotated[int, Meta(ge=1)]
     stream: bool = False
@@ -129,6 +130,7 @@ class MessagesEnvelope(PromptEnvelope, kw_only=True):
     top_k: Any = None
     stop_sequences: Any = None
     seed: Any = None
+    speculation: Any = None
     metadata: Any = None  # without effect
     service_tier: Any = None  # without effect
 
@@ -160,6 +162,16 @@ class Usage(Struct, frozen=True, kw_only=True):
     cache_creation_input_tokens: int = 0
 
 
+class Told(StopRecord, frozen=True, kw_only=True):
+    """What Anthropic's form has no place for: why the answer stopped, the seed to repeat it, how
+    many of its tokens were drafted, and warnings about the model and the prompt."""
+
+    seed: int
+    drafted_tokens: int
+    accepted_tokens: int
+    warnings: tuple[str, ...]
+
+
 class MessageAnswer(Struct, frozen=True, kw_only=True):
     id: str
     type: Literal["message"] = "message"
@@ -169,4 +181,4 @@ class MessageAnswer(Struct, frozen=True, kw_only=True):
     stop_reason: str | None
     stop_sequence: str | None
     usage: Usage
-    rbee: StopRecord | UnsetType = UNSET  # the worker's own record of why it stopped
+    rbee: Told | UnsetType = UNSET

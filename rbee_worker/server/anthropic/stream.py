@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from msgspec import structs
+
+from rbee_worker.answer_parts import CallPiece
+from rbee_worker.server.anthropic.schemas import Told
 from rbee_worker.server.jobs import Job
-from rbee_worker.types import CallPiece, End, Error, Event, Started, Token
+from rbee_worker.types import End, Error, Event, Started, Token
 
 _REASONS = {
     "EOS": "end_turn",
@@ -26,6 +30,18 @@ def stop_reason(end: End, called: bool) -> str:
         return "tool_use" if called else "end_turn"
     reason = _REASONS.get(end.stop.rule, "end_turn")
     return "tool_use" if called and reason == "end_turn" else reason
+
+
+def told(job: Job, end: End) -> Told:
+    """What the worker itself tells of a finished answer."""
+    assert job.started is not None
+    return Told(
+        **structs.asdict(end.stop),
+        seed=job.started.seed,
+        drafted_tokens=end.usage.drafted_tokens,
+        accepted_tokens=end.usage.accepted_tokens,
+        warnings=job.started.warnings,
+    )
 
 
 class MessageRendering:
@@ -118,7 +134,11 @@ class MessageRendering:
         }
         reason = stop_reason(end, self._called)
         delta = {"stop_reason": reason, "stop_sequence": end.stop.sequence}
-        return [_frame("message_delta", delta=delta, usage=usage), _frame("message_stop")]
+        rbee = structs.asdict(told(self._job, end))
+        return [
+            _frame("message_delta", delta=delta, usage=usage, rbee=rbee),
+            _frame("message_stop"),
+        ]
 
 
 def _frame(kind: str, **data: Any) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,8 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from rbee_worker.errors import one_line
+from rbee_worker.sequence_end import Usage
+from rbee_worker.server.encoding import LONG
 from rbee_worker.server.jobs import Job
 from rbee_worker.server.llamacpp.schemas import (
     Answer,
@@ -20,7 +23,7 @@ from rbee_worker.server.llamacpp.schemas import (
 from rbee_worker.server.llamacpp.settings import settings_of
 from rbee_worker.server.openai.shared import Pieces
 from rbee_worker.server.sse import frame
-from rbee_worker.types import End, Error, Event, Token, TokenLogprob, Usage
+from rbee_worker.types import End, Error, Event, Token, TokenLogprob
 
 _STOPS: Mapping[str, Any] = {
     "EOS": "eos",
@@ -32,14 +35,27 @@ _STOPS: Mapping[str, Any] = {
 }
 
 
+async def prompt_texts(jobs: Sequence[Job], pieces: Pieces) -> list[str]:
+    """The text of each job's prompt, special tokens with their names."""
+    given = [() if job.started is None else job.started.prompt_ids for job in jobs]
+
+    def made() -> list[str]:
+        found = {ids: pieces.text(ids) for ids in set(given)}
+        return [found[ids] for ids in given]
+
+    return made() if sum(map(len, given)) <= LONG else await asyncio.to_thread(made)
+
+
 class Completions:
-    """The answers of one request. fields: those of an answer that are wanted, [] for all."""
+    """The answers of one request. prompts: the text of each one's prompt; fields: those of an
+    answer that are wanted, [] for all."""
 
     def __init__(
         self,
         jobs: Sequence[Job],
         model: str,
         pieces: Pieces,
+        prompts: Sequence[str],
         *,
         stream: bool,
         tokens: bool,
@@ -48,6 +64,7 @@ class Completions:
         self._jobs = jobs
         self._model = model
         self._pieces = pieces
+        self._prompts = prompts
         self._stream = stream
         self._tokens = tokens
         self._fields = fields
@@ -113,7 +130,7 @@ class Completions:
             tokens_predicted=usage.output_tokens,
             tokens_evaluated=usage.prompt_tokens,
             generation_settings=settings_of(started.sampling.params, stream=self._stream),
-            prompt=self._pieces.text(started.prompt_ids),
+            prompt=self._prompts[choice],
             has_new_line="\n" in job.text(),
             truncated=stop.rule == "CONTEXT_FULL",
             stop_type=_STOPS.get(stop.rule, "none"),

@@ -18,7 +18,7 @@ from rbee_worker.server.encoding import answered
 from rbee_worker.server.given_texts import Prompt
 from rbee_worker.server.health import worker_of
 from rbee_worker.server.infilling import Extra, gap_prompt, gap_tokens
-from rbee_worker.server.llamacpp.answer import Completions
+from rbee_worker.server.llamacpp.answer import Completions, prompt_texts
 from rbee_worker.server.llamacpp.prompts import MARK, Shown, prompts_of, several
 from rbee_worker.server.llamacpp.schemas import (
     CompletionEnvelope,
@@ -111,10 +111,13 @@ async def _answer(
     ]
     with NAMES.used():
         jobs = await worker.submit(each, keep=False)
+    pieces = Pieces(worker)
+    texts = await prompt_texts(jobs, pieces)
     answers = Completions(
         jobs,
         model.name,
-        Pieces(worker),
+        pieces,
+        texts,
         stream=given.stream,
         tokens=given.return_tokens,
         fields=given.response_fields or (),
@@ -122,7 +125,8 @@ async def _answer(
     headers = ignored(jobs)
     if not given.stream:
         await settled(http, worker, jobs)
-        return await answered(answers.whole, sum(job.size for job in jobs), headers)
+        size = sum(job.size for job in jobs) + sum(map(len, texts)) // 4
+        return await answered(answers.whole, size, headers)
     return EventStream(
         [job.log for job in jobs],
         answers,

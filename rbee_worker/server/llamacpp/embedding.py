@@ -43,7 +43,14 @@ async def embedding(http: HttpRequest) -> Response:
     ]
     many = several(texts)
     words = [text_alone(one, faults, name) for one in prompts]
-    found = await embedded(http, worker, words, lambda n: f"{name}[{n}]" if many else name, faults)
+    found = await embedded(
+        http,
+        worker,
+        words,
+        lambda n: f"{name}[{n}]" if many else name,
+        faults,
+        truncate=given.truncate,
+    )
 
     def answer() -> list[Vectors]:
         return [Vectors(n, [one.values.tolist()]) for n, one in enumerate(found)]

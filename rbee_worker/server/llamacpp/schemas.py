@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from rbee_worker.sequence_end import StopRecord
 from rbee_worker.server.schemas import Model, Seconds
-from rbee_worker.types import StopRecord
 
 # ---- requests
 
@@ -22,7 +22,8 @@ class OptionsEnvelope(Struct, kw_only=True):
     response_fields: list[str] | None = None
     n_cmpl: Annotated[int, Meta(ge=1, le=64)] | None = None
     n: Annotated[int, Meta(ge=1, le=64)] | None = None  # another name of n_cmpl
-    timeout_s: Seconds | None = None  # the worker's own
+    timeout_s: Seconds | None = None  # the worker's own, like the next one
+    speculation: Any = None
     n_predict: Any = None
     max_tokens: Any = None
     temperature: Any = None
@@ -95,13 +96,15 @@ class InfillEnvelope(OptionsEnvelope, kw_only=True):
 
 
 class EmbeddingEnvelope(Struct, kw_only=True):
-    """content, or its other name, input. embd_normalize: only as the model normalises."""
+    """content, or its other name, input. embd_normalize: only as the model normalises. truncate:
+    as of /v1/embeddings, not llama.cpp's."""
 
     content: str | list[Any] | None = None
     input: str | list[Any] | None = None
     model: Model | None = None
     embd_normalize: int | None = None
     encoding_format: Literal["float"] | None = None
+    truncate: bool = False
 
 
 # ---- answers

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _SAME = (
     *("temperature", "top_k", "top_p", "min_p", "repeat_last_n", "presence_penalty"),
     *("frequency_penalty", "seed", "stop", "ignore_eos", "grammar", "json_schema"),
+    "speculation",
 )
 NAMES = FieldNames(
     {
@@ -153,6 +154,7 @@ def settings_of(params: SamplingParams, *, stream: bool) -> dict[str, Any]:
         "grammar": "" if constraint is None else constraint.text,
         "samplers": ORDER,
         "lora": [],
+        "speculation": params.speculation,
         **{name: off[0] for name, off in OFF.items()},
         **{name: value for name, (_, value) in OF.items()},
     }

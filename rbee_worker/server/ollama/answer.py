@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET
 
+from rbee_worker.answer_parts import CallPiece, joined_calls
 from rbee_worker.errors import one_line
 from rbee_worker.server.jobs import Job
 from rbee_worker.server.ollama.schemas import (
@@ -18,12 +19,11 @@ from rbee_worker.server.ollama.schemas import (
     AnsweredMessage,
     ChatLine,
     GenerateLine,
-    Rbee,
 )
 from rbee_worker.server.openai.chat import scores
 from rbee_worker.server.openai.schemas import ChatLogprob
-from rbee_worker.server.openai.shared import FINISH, Pieces
-from rbee_worker.types import CallPiece, End, Error, Event, Token, joined_calls
+from rbee_worker.server.openai.shared import FINISH, Pieces, rbee_of
+from rbee_worker.types import End, Error, Event, Token
 
 CUT = "the arguments of the last tool call were cut: they are empty"
 
@@ -119,9 +119,7 @@ class Lines:
     def _finished(
         self, line: ChatLine | GenerateLine, end: End, cut: bool
     ) -> ChatLine | GenerateLine:
-        started, usage = self._job.started, end.usage
-        assert started is not None
-        warnings = (*started.warnings, CUT) if cut else started.warnings
+        usage = end.usage
         line.done = True
         line.done_reason = FINISH.get(end.stop.rule, "stop")
         line.total_duration = int((time.monotonic() - self._job.born) * 1e9)
@@ -130,7 +128,7 @@ class Lines:
         line.prompt_eval_duration = int(usage.prefill_ms * 1e6)
         line.eval_count = usage.output_tokens
         line.eval_duration = int(usage.decode_ms * 1e6)
-        line.rbee = Rbee(stop=end.stop, seed=started.seed, warnings=warnings)
+        line.rbee = rbee_of(self._job, *([CUT] if cut else []))
         return line
 
 

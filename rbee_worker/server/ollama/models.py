@@ -10,6 +10,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from rbee_worker.checkpoint.summary import summarize
+from rbee_worker.model_info import ModelInfo
 from rbee_worker.params import defaults_of
 from rbee_worker.server.body import envelope, read_object, refuse, unknown_faults
 from rbee_worker.server.health import worker_of
@@ -28,7 +29,6 @@ from rbee_worker.server.ollama.schemas import (
 from rbee_worker.server.problems import Refusal, json_response
 from rbee_worker.server.served_models import served_models
 from rbee_worker.server.worker import Worker
-from rbee_worker.types import ModelInfo
 
 _STAYS = timedelta(days=365 * 100)  # a model is never unloaded
 

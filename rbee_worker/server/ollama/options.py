@@ -26,6 +26,7 @@ _PARAMS = {
     "frequency_penalty": "frequency_penalty",
     "seed": "seed",
     "stop": "stop",
+    "speculation": "speculation",  # the worker's own
 }
 # How a model is loaded, which is for who starts the worker; and what is kept when a context is cut,
 # which is never done. Without effect.

@@ -7,9 +7,8 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from rbee_worker.params.conversation import Tools
-from rbee_worker.server.openai.schemas import ChatLogprob
+from rbee_worker.server.openai.schemas import ChatLogprob, Rbee
 from rbee_worker.server.schemas import Images, Model
-from rbee_worker.types import StopRecord
 
 # ---- requests
 
@@ -106,14 +105,6 @@ class Unread(Struct):
 # ---- answers
 
 
-class Rbee(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What Ollama's form has no place for; in the last line."""
-
-    stop: StopRecord
-    seed: int
-    warnings: tuple[str, ...] = ()
-
-
 class _Line(Struct, kw_only=True):
     """One line; the figures only in the last one. Durations in nanoseconds."""
 
@@ -128,7 +119,7 @@ class _Line(Struct, kw_only=True):
     prompt_eval_duration: int | UnsetType = UNSET
     eval_count: int | UnsetType = UNSET
     eval_duration: int | UnsetType = UNSET
-    rbee: Rbee | UnsetType = UNSET
+    rbee: Rbee | UnsetType = UNSET  # what Ollama's form has no place for; in the last line
 
 
 class AnsweredFunction(Struct, kw_only=True):

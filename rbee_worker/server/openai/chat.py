@@ -7,6 +7,7 @@ from msgspec.structs import replace
 from starlette.requests import Request as HttpRequest
 from starlette.types import ASGIApp
 
+from rbee_worker.answer_parts import CallPiece
 from rbee_worker.errors import FieldError
 from rbee_worker.params import chat_options
 from rbee_worker.server.body import envelope, plain_messages, read_object
@@ -39,7 +40,7 @@ from rbee_worker.server.requests import (
     time_limit,
 )
 from rbee_worker.server.served_models import served_model
-from rbee_worker.types import CallPiece, End, Event, Request, Started, Token, TokenLogprob
+from rbee_worker.types import End, Event, Request, Started, Token, TokenLogprob
 
 
 async def chat_completions(http: HttpRequest) -> ASGIApp:
@@ -80,7 +81,7 @@ async def chat_completions(http: HttpRequest) -> ASGIApp:
         prompts=1,
         stream=given.stream,
         options=given.stream_options,
-        chunks=lambda usage: ChatChunks(exchange, usage),
+        chunks=lambda usage: ChatChunks(exchange, usage, tools=bool(request.chat.offered)),
         whole=lambda: _whole(exchange),
     )
 
@@ -119,8 +120,10 @@ def call_deltas(call: CallPiece) -> list[DeltaCall]:
 class ChatChunks:
     """The streamed form."""
 
-    def __init__(self, exchange: Exchange, usage: bool) -> None:
+    def __init__(self, exchange: Exchange, usage: bool, *, tools: bool) -> None:
+        """tools: the model was shown some, so that there may be no text."""
         self._exchange = exchange
+        self._opening: str | None = None if tools else ""
         self._usage: UnsetType | None = None if usage else UNSET
         self._called: set[int] = set()  # choices with tool calls
         self._spoken: set[int] = set()  # choices that have anything
@@ -132,9 +135,7 @@ class ChatChunks:
             chunks = [self._chunk(choice, first, found)]
             return chunks + [self._chunk(choice, delta) for delta in others]
         if type(event) is Started:
-            silent = bool(self._exchange.jobs[choice].request.chat.offered)  # there may be no text
-            content = None if silent else ""
-            return [self._chunk(choice, ChatDelta(role="assistant", content=content))]
+            return [self._chunk(choice, ChatDelta(role="assistant", content=self._opening))]
         if type(event) is End:
             deltas = self._deltas(choice, event, event.text)
             nothing = ChatDelta(content=None if choice in self._spoken else "")

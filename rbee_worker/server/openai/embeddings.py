@@ -53,6 +53,7 @@ async def embeddings(http: HttpRequest) -> Response:
         pooling=pooling.how,
         normalized=pooling.normalize,
         origin=pooling.origin,
+        dense=pooling.dense,
         prompt=prompt,
         warnings=warnings(found, name),
     )

@@ -9,8 +9,10 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
+from rbee_worker.model_info import Task
 from rbee_worker.params import ChatFields
 from rbee_worker.params.conversation import ChosenName, ChosenTool, FunctionSchema, ToolSchema
+from rbee_worker.sequence_end import StopRecord
 from rbee_worker.server.schemas import (
     CalledFunction,
     ImagePart,
@@ -23,7 +25,6 @@ from rbee_worker.server.schemas import (
     TextPart,
     TokenId,
 )
-from rbee_worker.types import StopRecord, Task
 
 # ---- requests
 
@@ -89,8 +90,8 @@ class TokenUsage(Struct, frozen=True, kw_only=True):
 
 
 class Rbee(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What OpenAI's form has no place for: why the answer stopped, the seed to repeat it, and how
-    many of its tokens were drafted (OpenAI's `prediction` is something else)."""
+    """What the forms of OpenAI and Ollama have no place for: why the answer stopped, the seed to
+    repeat it, and how many of its tokens were drafted (OpenAI's `prediction` is something else)."""
 
     stop: StopRecord
     seed: int

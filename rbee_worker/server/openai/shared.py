@@ -26,6 +26,7 @@ from rbee_worker.server.problems import ErrorBody, Problem
 from rbee_worker.server.requests import ignored, settled
 from rbee_worker.server.sse import DONE, EventStream, frame
 from rbee_worker.server.worker import Worker
+from rbee_worker.session.startup import computed
 from rbee_worker.session.text import TextStream
 from rbee_worker.types import End, Error, Event
 
@@ -90,10 +91,10 @@ class Pieces:
 
 def fingerprint(worker: Worker) -> str:
     """`system_fingerprint`: equal where the same request with the same seed gives the same tokens,
-    as far as that depends on the program, its model and its types."""
+    as far as that depends on the program, its model and how that is computed."""
     info = worker.model
     assert info is not None
-    parts = (info.model, info.arch, info.backend, info.dtype, info.kv_dtype, info.n_parameters)
+    parts = (info.model, info.arch, info.n_parameters, *computed(worker.settings, info))
     digest = hashlib.sha256(repr((worker.version, parts)).encode()).hexdigest()
     return f"b{worker.version}-{digest[:10]}"
 
@@ -137,16 +138,20 @@ class Exchange:
 
     def rbee(self, choice: int) -> Rbee:
         """Why this choice stopped, its seed, and warnings about the model and the prompt."""
-        job = self.jobs[choice]
-        assert job.end is not None
-        assert job.started is not None
-        return Rbee(
-            stop=job.end.stop,
-            seed=job.started.seed,
-            drafted_tokens=job.end.usage.drafted_tokens,
-            accepted_tokens=job.end.usage.accepted_tokens,
-            warnings=job.started.warnings,
-        )
+        return rbee_of(self.jobs[choice])
+
+
+def rbee_of(job: Job, *more: str) -> Rbee:
+    """What the worker itself tells of a finished answer. more: further warnings."""
+    assert job.end is not None
+    assert job.started is not None
+    return Rbee(
+        stop=job.end.stop,
+        seed=job.started.seed,
+        drafted_tokens=job.end.usage.drafted_tokens,
+        accepted_tokens=job.end.usage.accepted_tokens,
+        warnings=(*job.started.warnings, *more),
+    )
 
 
 class Chunks(Protocol):

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET
 
-from rbee_worker.server.openai.shared import FINISH
+from rbee_worker.server.openai.shared import FINISH, rbee_of
 from rbee_worker.server.responses.kept import Kept
 from rbee_worker.server.responses.output import Output
 from rbee_worker.server.responses.schemas import (
@@ -15,7 +15,6 @@ from rbee_worker.server.responses.schemas import (
     InputDetails,
     OutputDetails,
     OutputItem,
-    Rbee,
     ResponseAnswer,
     ResponseError,
     Status,
@@ -70,9 +69,7 @@ def answer_of(kept: Kept, items: list[OutputItem], status: Status | None = None)
         top_logprobs=given.top_logprobs or 0,
         top_p=sampling.top_p,
         usage=None if end is None else _usage(end),
-        rbee=UNSET
-        if end is None
-        else Rbee(stop=end.stop, seed=started.seed, warnings=started.warnings),
+        rbee=UNSET if end is None else rbee_of(job),
     )
 
 

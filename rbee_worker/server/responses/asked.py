@@ -32,7 +32,7 @@ _NAMES = {
 }
 # places in the messages are not those in the input
 NAMES = FieldNames(_NAMES, whole=("messages", "prompt"))
-_SAME = ("temperature", "top_p", "seed", "top_k", "min_p", "stop", "thinking_budget")
+_SAME = ("temperature", "top_p", "seed", "top_k", "min_p", "stop", "speculation", "thinking_budget")
 LOGPROBS = "message.output_text.logprobs"
 SEALED = "reasoning.encrypted_content"
 # field -> what it asks for, and the values that ask for nothing

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from rbee_worker.answer_parts import CallPiece
 from rbee_worker.server.jobs import Job
 from rbee_worker.server.openai.chat import scores
 from rbee_worker.server.openai.schemas import ChatLogprob
@@ -20,7 +21,7 @@ from rbee_worker.server.responses.schemas import (
     Reasoning,
     ReasoningText,
 )
-from rbee_worker.types import CallPiece, End, Event, Token
+from rbee_worker.types import End, Event, Token
 
 Told = tuple[str, dict[str, Any]]  # an event's type, and its other fields
 

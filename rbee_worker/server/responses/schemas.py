@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from rbee_worker.params.conversation import MOST_TOOLS, ToolName
-from rbee_worker.server.openai.schemas import ChatLogprob
+from rbee_worker.server.openai.schemas import ChatLogprob, Rbee
 from rbee_worker.server.schemas import Model
-from rbee_worker.types import Effort, StopRecord
+from rbee_worker.types import Effort
 
 MOST_ITEMS = 4096
 
@@ -69,8 +69,8 @@ class PromptEnvelope(Struct, kw_only=True):
 
 
 class ResponseEnvelope(PromptEnvelope, kw_only=True):
-    """The sampling parameters are checked as those of other routes are; seed, top_k, min_p, stop
-    and thinking_budget are the worker's own."""
+    """The sampling parameters are checked as those of other routes are; seed, top_k, min_p, stop,
+    speculation and thinking_budget are the worker's own."""
 
     stream: bool = False
     stream_options: StreamOptions | None = None
@@ -86,6 +86,7 @@ class ResponseEnvelope(PromptEnvelope, kw_only=True):
     top_k: Any = None
     min_p: Any = None
     stop: Any = None
+    speculation: Any = None
     thinking_budget: Any = None
     user: Any = None  # without effect, like the next five
     safety_identifier: Any = None
@@ -171,14 +172,6 @@ class IncompleteDetails(Struct, frozen=True):
 class ResponseError(Struct, frozen=True):
     message: str
     code: Literal["server_error"] = "server_error"
-
-
-class Rbee(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What OpenAI's form has no place for."""
-
-    stop: StopRecord
-    seed: int
-    warnings: tuple[str, ...] = ()
 
 
 Status = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]

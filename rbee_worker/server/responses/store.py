@@ -36,11 +36,11 @@ class Responses:
 
     def add(self, kept: Kept) -> None:
         self._kept[kept.id] = kept
-        self._tidy()
+        self.tidy()
 
     def find(self, response_id: str, param: str | None = None) -> Kept:
         """The caller's response of this id. Raises Refusal 404."""
-        self._tidy()
+        self.tidy()
         found = self._kept.get(response_id)
         if found is None or found.job.owner != caller():
             message = f"There is no response {response_id[:64]!r} here."
@@ -65,7 +65,8 @@ class Responses:
     def __len__(self) -> int:
         return len(self._kept)
 
-    def _tidy(self) -> None:
+    def tidy(self) -> None:
+        """Remove what need not be kept any more. It happens whenever something is asked, too."""
         horizon = self._clock() - self._keep_s
         ended = [k for k in self._kept.values() if k.job.ended_s]
         excess = len(ended) - self._keep_n

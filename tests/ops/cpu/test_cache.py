@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import stat
@@ -17,6 +18,7 @@ from rbee_worker.errors import ModelError
 from rbee_worker.ops.cpu.runtime import kernel_cache
 from rbee_worker.ops.cpu.runtime.native import Library
 from rbee_worker.ops.cpu.shared import isa, kernel_files, kernel_sources
+from tests.patience import LIMIT_S
 
 TARGET = isa.choose()
 NAMES = ["norm.rms", "each.add", "team.stop", "rope.half", "linear.q4_1", "attend.f16"]
@@ -38,6 +40,18 @@ def start(folder):
         env=os.environ | {"PYTHONPATH": root},
         start_new_session=True,
     )
+
+
+def begun(tmp_path):
+    """(folder, process) of one compilation after another, each when it has its first kernel."""
+    for n in itertools.count():
+        folder = tmp_path / str(n)
+        folder.mkdir()
+        process = start(folder)
+        while not objects(folder):
+            assert process.poll() is None, "it ended before it compiled anything"
+            time.sleep(0.002)
+        yield folder, process
 
 
 def objects(folder):
@@ -68,41 +82,71 @@ def test_kernels_are_compiled_once(tmp_path, monkeypatch):
 
 def test_two_processes_share_the_work(tmp_path):
     both = [start(tmp_path), start(tmp_path)]
-    compiled = [p.communicate(timeout=120)[0].split() for p in both]
+    compiled = [p.communicate(timeout=LIMIT_S)[0].split() for p in both]
     assert [p.returncode for p in both] == [0, 0]
     assert sorted(compiled[0] + compiled[1]) == sorted(NAMES)  # none twice, none left out
     assert len(objects(tmp_path)) == len(NAMES)
 
 
 def test_a_killed_compile_leaves_whole_files_only(tmp_path):
-    process = start(tmp_path)
-    until = time.monotonic() + 100
-    while not objects(tmp_path):
-        assert time.monotonic() < until
-        time.sleep(0.002)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-    assert 1 <= len(objects(tmp_path)) < len(NAMES)
-    half = kernel_cache.folder(TARGET, str(tmp_path)) / f"norm.rms-0.o.1{kernel_files.TEMPORARY}"
+    for folder, process in begun(tmp_path):
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        if len(objects(folder)) < len(NAMES):  # else it was done before it was killed
+            break
+    half = kernel_cache.folder(TARGET, str(folder)) / f"norm.rms-0.o.1{kernel_files.TEMPORARY}"
     half.write_bytes(b"half")
-    all_work(tmp_path)
-    assert len(objects(tmp_path)) == len(NAMES)
+    all_work(folder)
+    assert len(objects(folder)) == len(NAMES)
     assert not half.exists()
+
+
+def flipped(data):
+    """One bit in the middle, as a bad disk gives it back: still an object file, of other code."""
+    at = len(data) // 2
+    return data[:at] + bytes([data[at] ^ 4]) + data[at + 1 :]
+
+
+def test_files_that_are_cut_or_damaged_are_made_again(tmp_path):
+    names = [
+        "each.add",
+        "team.stop",
+        "rope.half",
+        "edits.undo",
+        "team.work",
+        "norm.rms",
+        "rope.pairs",
+    ]
+    made = kernel_cache.ensure(names, TARGET, cache_dir=str(tmp_path))
+    where = kernel_cache.folder(TARGET, str(tmp_path))
+    for name, ending, damage in (
+        ("each.add", "o", lambda data: b""),
+        ("team.stop", "o", lambda data: data[:-1]),
+        ("rope.half", "o", lambda data: bytes(len(data))),
+        ("edits.undo", "json", lambda data: data[:-1]),
+        ("team.work", "o", flipped),
+        ("norm.rms", "json", lambda data: data.replace(b"ptr", b"int", 1)),
+        ("rope.pairs", "json", lambda data: b"[]"),
+    ):
+        [file] = where.glob(f"{name}-*.{ending}")
+        file.write_bytes(damage(file.read_bytes()))
+        assert not kernel_cache.are_kept([name], TARGET, cache_dir=str(tmp_path))
+    assert kernel_cache.ensure(names, TARGET, cache_dir=str(tmp_path)) == made
+    assert kernel_cache.are_kept(names, TARGET, cache_dir=str(tmp_path))
 
 
 def test_processes_end_with_the_one_that_wants_them(tmp_path):
     """Killed alone, their parent takes them along after what they are at."""
-    process = start(tmp_path)
-    while not objects(tmp_path):
-        assert process.poll() is None, "it ended before it compiled anything"
-        time.sleep(0.002)
-    process.kill()
-    process.communicate()
-    until = time.monotonic() + 60
+    for folder, process in begun(tmp_path):  # noqa: B007 - the last one is used
+        process.kill()
+        process.communicate()
+        if process.returncode == -signal.SIGKILL:  # else it was done before it was killed
+            break
+    until = time.monotonic() + LIMIT_S
     while _alive(process.pid):
         assert time.monotonic() < until, "a compiling process goes on for nobody"
         time.sleep(0.05)
-    all_work(tmp_path)
+    all_work(folder)
 
 
 def _alive(group):
@@ -235,9 +279,10 @@ def test_who_imports_whom_is_kept_and_read_again_after_any_edit(tmp_path, monkey
     monkeypatch.setattr(kernel_sources, "imports_of", parse)
     assert read(tmp_path) == fresh
     assert not parse.calls
-    kept.write_text("half a fil")
-    assert read(tmp_path) == fresh
-    assert parse.calls == len(fresh)
+    for n, damaged in enumerate(("half a fil", "[]", '{"kernels.norm": 5}'), 1):
+        kept.write_text(damaged)
+        assert read(tmp_path) == fresh
+        assert parse.calls == n * len(fresh)
     texts = kernel_sources.sources()
     edited = {**texts, "kernels.norm": b"from rbee_worker.ops.cpu.shared import step\n"}
     monkeypatch.setattr(kernel_sources, "sources", lambda: edited)

@@ -1,5 +1,6 @@
 """How weights are read is chosen by measuring, kept by processor, and never tuned by hand."""
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -95,6 +96,19 @@ def test_a_corrupt_file_is_measured_again(tmp_path, text):
     assert chosen(NAMES, kept(tmp_path), fake)[NAMES[0]].streams == 4
     assert fake.asked == [NAMES]
     assert chosen(NAMES, kept(tmp_path), Fake(ZEN))[NAMES[0]].streams == 4  # the file is whole now
+
+
+def test_kernels_that_are_no_more_are_left_aside(tmp_path):
+    """The folder may be an older or a newer version's too, whose kernels have other names."""
+    found = chosen(NAMES, kept(tmp_path), Fake(ZEN))
+    path = kept(tmp_path)._path
+    whole = msgspec.json.decode(path.read_bytes())
+    whole |= {"matmul.q4_0": whole[NAMES[0]], "linear.q9_9": whole[NAMES[0]]}
+    path.write_bytes(msgspec.json.encode(whole))
+    fake = Fake(RAPIDS)
+    assert chosen(NAMES, kept(tmp_path), fake) == found
+    assert fake.asked == []
+    assert readings.shown(kept(tmp_path)).keys() == {*NAMES}
 
 
 def test_what_was_measured_of_other_sources_or_other_ways_is_measured_again(tmp_path, monkeypatch):
@@ -234,6 +248,11 @@ def test_people_see_what_was_measured(tmp_path, monkeypatch):
     model = tiny.write_packed_gguf(tmp_path / "m.gguf", ["IQ2_XS", "TQ1_0"])
     settings = Settings(model=str(model), backend="cpu", cache_dir=str(tmp_path))
     assert report(settings)["kernels"]["reads"] == {}
+    monkeypatch.setenv(readings.VARIABLE, "1:0:2048")  # asked for before anything was measured
+    unmeasured = report(settings)
+    assert "linear.iq2" in unmeasured["kernels"]["reads"]
+    assert ("", "  linear.iq2 reads 1:0:2048, which was not measured") in list(rows(unmeasured))
+    monkeypatch.delenv(readings.VARIABLE)
     where = Kept(isa.choose(), cache_dir=str(tmp_path))
     where._path.parent.mkdir(parents=True)
     where.add(Fake(ZEN)(["linear.iq2", "linear.q4_0"]))

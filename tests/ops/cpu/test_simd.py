@@ -14,7 +14,7 @@ PROBES = (
     "exp exp_weight one_minus_exp tanh erf sigmoid softplus nearest magnitude sqrt "
     "add sub mul div maximum minimum with_sign load_f16 load_bf16 "
     "store_f16 store_bf16 iadd isub imul iand ior ixor shl shr sar load_u8 "
-    "load_s8 total largest isum fma dot lookup"
+    "load_s8 total largest isum fma dot words either lookup"
 )
 
 
@@ -112,6 +112,19 @@ def test_dot_is_exact_at_the_extremes(library):
         library, "dot", np.empty_like(acc), acc, u.reshape(-1).view("i4"), s.reshape(-1).view("i4")
     )
     np.testing.assert_array_equal(got, want)
+
+
+def test_words(library):
+    """Products of 16-bit halves, and three vectors joined by "or"."""
+    rng = np.random.default_rng(11)
+    acc = rng.integers(-(2**31), 2**31, 16 * N).astype(np.int32)
+    u, v = rng.integers(-(2**15), 2**15, (2, 16 * N, 2)).astype(np.int16)
+    u[:64], v[:32], v[32:64] = -(2**15), 2**15 - 1, -(2**14)
+    want = (acc + (u.astype(np.int64) * v).sum(1)).astype(np.int32)  # the low 32 bits
+    given = acc, u.reshape(-1).view("i4"), v.reshape(-1).view("i4")
+    np.testing.assert_array_equal(run(library, "words", np.empty_like(acc), *given), want)
+    got = run(library, "either", np.empty_like(acc), *given)
+    np.testing.assert_array_equal(got, given[0] | given[1] | given[2])
 
 
 def test_lookup(library):

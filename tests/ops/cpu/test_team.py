@@ -10,6 +10,7 @@ import pytest
 from rbee_worker.ops.cpu.runtime.team import Team
 from rbee_worker.ops.cpu.shared.instruction import Instruction, words
 from rbee_worker.ops.cpu.shared.team_memory import SLEEPERS
+from tests.patience import LIMIT_S
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +70,7 @@ def test_idle_threads_sleep(entries):
     (thread,) = set(threading.enumerate()) - others
     assert thread.ident is not None
     its_clock = time.pthread_getcpuclockid(thread.ident)  # processor time of that thread
-    before, until = time.clock_gettime(its_clock), time.monotonic() + 20
+    before, until = time.clock_gettime(its_clock), time.monotonic() + LIMIT_S
     while team._memory[SLEEPERS // 8] == 0:
         assert time.monotonic() < until, "an idle thread never sleeps"
         time.sleep(0.002)

@@ -16,11 +16,16 @@ from torch import Tensor
 from triton.runtime.jit import JITFunction
 
 from rbee_worker.ops import Routing
+from rbee_worker.ops.cuda.kernels.adapters import add_adapters
 from rbee_worker.ops.cuda.kernels.block_bytes import to_bytes
+from rbee_worker.ops.cuda.kernels.by_head import by_head
+from rbee_worker.ops.cuda.kernels.each import Step, each
 from rbee_worker.ops.cuda.kernels.experts.few import few
 from rbee_worker.ops.cuda.kernels.experts.many import many
 from rbee_worker.ops.cuda.kernels.experts.route import route
+from rbee_worker.ops.cuda.kernels.experts.routed import routed
 from rbee_worker.ops.cuda.kernels.fixed import fixed_product
+from rbee_worker.ops.cuda.kernels.norm import norm
 from rbee_worker.ops.cuda.kernels.recurrence import wkv
 from rbee_worker.ops.cuda.kernels.recurrence.conv import causal_conv
 from rbee_worker.ops.cuda.kernels.recurrence.delta import gated_delta
@@ -28,11 +33,14 @@ from rbee_worker.ops.cuda.kernels.recurrence.linear_scan import linear_scan
 from rbee_worker.ops.cuda.kernels.recurrence.rg_lru import rg_lru
 from rbee_worker.ops.cuda.kernels.recurrence.rows import Sequences
 from rbee_worker.ops.cuda.kernels.recurrence.state_space import selective_scan, ssd
+from rbee_worker.ops.cuda.kernels.recurrence.taylor import taylor
+from rbee_worker.ops.cuda.kernels.rowwise import by_position, joined
 from rbee_worker.ops.cuda.kernels.sampling import edits
 from rbee_worker.ops.cuda.kernels.sampling.draw import draw, planned
 from rbee_worker.ops.cuda.kernels.sampling.peaks import greedy
 from rbee_worker.ops.cuda.kernels.sampling.score import scores
 from rbee_worker.ops.cuda.kernels.skinny import Weighted, skinny_ahead
+from rbee_worker.ops.cuda.kernels.tables import ByLength, angles_by_length
 from rbee_worker.ops.cuda.kernels.workspace import Workspace
 from rbee_worker.ops.sampling import DrawParams
 from tests.ops.cuda.attention.compiled import Driver
@@ -67,6 +75,10 @@ def of_experts() -> Iterator[tuple[str, partial[Any]]]:
         given = {} if routing.score == "sparsemixer" else {"bias": f32(count), "scales": f32(count)}
         for rows in (1, 100):
             yield f"route, {name}, {rows}", partial(route, bf16(rows, count), routing, **given)
+        row, matrix = bf16(1, 2048), bf16(count, 2048)
+        call = partial(routed, row, matrix, routing, pdl=True, **given)
+        yield f"routed, {name}", partial(call, norm=(f32(2048), 1e-6))
+        yield f"routed without a norm, {name}", partial(call, logits_bias=f32(count))
     up, down = bf16(32, 1536, 2048), bf16(32, 2048, 768)
     clamped = bf16(32, 5760, 2880), bf16(32, 2880, 2880)
     biases = f32(32 * 5760), f32(32 * 2880)
@@ -75,6 +87,13 @@ def of_experts() -> Iterator[tuple[str, partial[Any]]]:
         yield (
             f"experts, {rows}",
             partial(form, bf16(rows, 2048), *pairs, up, down, "silu", None, None, None, pdl=True),
+        )
+        eight = {"dtype": torch.float8_e4m3fn}
+        of_up = {"up_scales": f32(32, 1536, 16), "down_scales": f32(32, 2048, 6), "pdl": True}
+        stacks = f32(32, 1536, 2048, **eight), f32(32, 2048, 768, **eight)
+        yield (
+            f"experts in 8 bits, {rows}",
+            partial(form, bf16(rows, 2048), *pairs, *stacks, "silu", None, None, None, **of_up),
         )
         yield (
             f"clamped experts, {rows}",
@@ -93,6 +112,11 @@ def of_recurrences() -> Iterator[tuple[str, partial[Any]]]:
             partial(
                 causal_conv, wide, f32(4 * 5120), f32(5120), state, given, kind="silu", pdl=True
             ),
+        )
+        both = {"before": wide, "after": wide, "pdl": True}
+        yield (
+            f"convolution between products, {longest}",
+            partial(causal_conv, wide, f32(4 * 5120), None, state, given, kind=None, **both),
         )
         yield (
             f"linear scan, {longest}",
@@ -126,6 +150,13 @@ def of_recurrences() -> Iterator[tuple[str, partial[Any]]]:
         yield (
             f"rg_lru, {longest}",
             partial(rg_lru, wide, wide, wide, row, row, row, long, f32(9, 5120), given, pdl=True),
+        )
+        low = bf16(64, 16 * 16)
+        yield (
+            f"taylor, {longest}",
+            partial(
+                taylor, low, low, bf16(64, 1024), f32(9, 80, 153, 16), given, heads=16, pdl=True
+            ),
         )
         step = bf16(64, 80)
         yield (
@@ -164,6 +195,39 @@ def of_sampling() -> Iterator[tuple[str, partial[Any]]]:
     yield "edits", partial(edits.apply, z, ids, values, used, f32(64, 3), five, 200, **flags)
     yield "undo", partial(edits.undo, z, ids, used, five, f32(64, 200))
     yield "push", partial(edits.push, ids, values, used, ints(64, 8), five, ints(64), 200)
+
+
+def of_rows() -> Iterator[tuple[str, partial[Any]]]:
+    """As `of_experts`."""
+    x, one, vector = bf16(64, 4096), bf16(64, 1), f32(4096)
+    for name, operands, steps in (
+        ("multiply", [x, one], (Step("multiply", "silu"), Step("weigh", "sigmoid"))),
+        ("scale", [vector, x], (Step("scale", number=0.5), Step("vector"), Step("add"))),
+        ("clip", [], (Step("clip", number=8.0), Step("softcap", number=30.0), Step("act", "gelu"))),
+    ):
+        yield f"each, {name}", partial(each, x, operands, steps, form=BF16, pdl=True)
+    yield "joined", partial(joined, [x, bf16(64, 512)], heads=4, pdl=True)
+    yield "joined of three", partial(joined, [x, one, x], heads=1, pdl=True)
+    places, factors = ints(64, dtype=torch.int64), f32(9)
+    yield "by position", partial(by_position, x, places, factors, every=8192, offset=1, pdl=True)
+    yield "by head", partial(by_head, x, bf16(32, 512, 128), pdl=True)
+    for one_row in (True, False):
+        long = f32(32)
+        how = ByLength(f32(3, dtype=torch.float64), long, 4096, 1.2)
+        at = ints(64, dtype=torch.int64)
+        call = partial(angles_by_length, at, long, 1.0, how, ints(9, dtype=torch.int64), at[:8])
+        yield f"angles by length, {one_row}", partial(call, one_row=one_row, pdl=True)
+    then = {"form": BF16, "heads": 32, "pdl": True, "then": (Step("multiply", "silu"), x)}
+    yield "norm and a gate", partial(norm, x, f32(128), 1e-6, **then)
+    records, scales = ints(5, 3, 3, dtype=torch.int64), f32(5, 3)
+    given = ints(64, dtype=torch.int64), ints(65, dtype=torch.int64), records, scales, ints(96, 4)
+    for longest in (1, 64):
+        for form in (BF16, torch.float32):
+            wide = f32(64, 4096, dtype=form)
+            call = partial(
+                add_adapters, f32(64, 6144, dtype=form), wide, *given, rank=16, form=form
+            )
+            yield f"adapters, {longest}, {form}", partial(call, longest_rows=longest, pdl=True)
 
 
 def of_products() -> Iterator[tuple[str, partial[Any]]]:
@@ -214,6 +278,7 @@ def main() -> None:
         *of_recurrences(),
         *of_rwkv(),
         *of_sampling(),
+        *of_rows(),
     ):
         call()
         sys.stdout.write(f"compiled: {name}\n")

@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from rbee_worker.checkpoint.decoding import decode
+from rbee_worker.checkpoint.formats import Packed
 from rbee_worker.ops.cuda.kernels.experts import experts as module
 from rbee_worker.ops.cuda.kernels.experts import few as few_file
 from rbee_worker.ops.cuda.kernels.experts import many as many_file
@@ -16,7 +18,10 @@ from rbee_worker.ops.cuda.kernels.experts.experts import experts, reads_by_row
 from rbee_worker.ops.cuda.kernels.experts.few import FewShape
 from rbee_worker.ops.cuda.kernels.experts.many import TileShape
 from rbee_worker.ops.cuda.kernels.experts.sort import sort
+from rbee_worker.ops.cuda.ops import CudaOps
+from rbee_worker.ops.cuda.plan import CudaPlanOps
 from rbee_worker.ops.reference.experts import activate
+from rbee_worker.ops.reference.ops import DTYPES
 
 BOUNDS = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1e-2}  # relative to the norm
 
@@ -103,7 +108,9 @@ def form(request, monkeypatch):
 
     def poisoned(*shape, **how):
         made = empty(*shape, **how)
-        return made.fill_(float("nan") if made.is_floating_point() else 0x3FFFFFFF)
+        if made.is_floating_point():
+            return made.fill_(float("nan"))
+        return made.fill_(torch.iinfo(made.dtype).max // 2)
 
     monkeypatch.setattr(torch, "empty", poisoned)
     return request.param
@@ -198,3 +205,39 @@ def test_tiles_have_every_pair_once_by_expert(n, top, count, device, monkeypatch
             assert all(flat[p] == owner for p in pairs)
             seen += pairs
     assert seen == tiles.order.tolist()
+
+
+def in_blocks(values: np.ndarray) -> tuple[Packed, np.ndarray]:
+    """A matrix in 8-bit floats with a scale for each 128 columns, and what it means."""
+    bits = torch.from_numpy(values).to(torch.float8_e4m3fn)
+    rows, cols = values.shape
+    scales = torch.linspace(0.02, 0.3, rows * cols // 128).view(rows, -1)
+    parts = scales[:, :, None].view(torch.uint8), bits.view(rows, -1, 128).view(torch.uint8)
+    packed = Packed(torch.cat(parts, 2).flatten(1).numpy(), "F8_B128", (rows, cols))
+    return packed, decode(packed).astype("f8")
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f16"])
+def test_stacks_in_8_bits(form, dtype, device, monkeypatch):
+    """As FP8 checkpoints have them: gates and ups apart, each 128 columns with their scale."""
+    monkeypatch.setattr(few_file, "_first_shape", lambda *_: FewShape(64, 256, 2, 4))
+    monkeypatch.setattr(few_file, "_second_shape", lambda *_: FewShape(64, 128, 2, 4))
+    rng, n, count, dim, width = np.random.default_rng(4), 3, 3, 256, 128
+    made = [[in_blocks(rng.standard_normal((width, dim))) for _ in range(2)] for _ in range(count)]
+    ends = [in_blocks(rng.standard_normal((dim, width))) for _ in range(count)]
+    ops = CudaOps(device, dtype, planes=False)
+    up = ops.stack([[packed for packed, _ in pair] for pair in made])
+    down = ops.stack([[packed] for packed, _ in ends])
+    assert (up.held, up.nbytes) == ("f8", count * 2 * width * (dim + dim // 128 * 4))
+    plan = CudaPlanOps(dtype)
+    assert plan.stack([[packed for packed, _ in pair] for pair in made]).nbytes == up.nbytes
+    x = torch.from_numpy(rng.standard_normal((n, dim)) / 8).to(device, DTYPES[dtype])
+    ids = torch.tensor([[0, 2], [0, 1], [1, 2]], dtype=torch.int32, device=device)
+    weights = torch.tensor([[0.5, 0.25], [1.0, 0.5], [0.3, 0.7]], device=device)
+    got = ops.now.experts(x, ids, weights, up, down, "silu")
+    want = np.zeros((n, dim))
+    for row in range(n):
+        for e, w in zip(ids[row].tolist(), weights[row].tolist(), strict=True):
+            a, b = (whole @ x[row].double().cpu().numpy() for _, whole in made[e])
+            want[row] += w * (ends[e][1] @ (a / (1 + np.exp(-a)) * b))
+    assert error(got, want) < BOUNDS[DTYPES[dtype]]

@@ -10,12 +10,12 @@ import pytest
 
 from rbee_worker.checkpoint import open_checkpoint
 from rbee_worker.config import Settings
-from rbee_worker.errors import UnsupportedModel
 from rbee_worker.models import build_model
 from rbee_worker.ops.backends import backend
 from rbee_worker.ops.cuda.model import CudaModel
 from rbee_worker.ops.cuda.state import CudaState
-from rbee_worker.verify.oracle import hf_trace, load_oracle
+from rbee_worker.verify.hf_trace import hf_trace
+from rbee_worker.verify.oracle import load_oracle
 from rbee_worker.verify.whole import whole_numbers
 from tests import encoders
 from tests.archs import ARCHS, Arch
@@ -40,9 +40,8 @@ SLOW = {
     *("llama4-chunks", "gemma4-mixed", "falcon-mamba", "mamba2", "granite4", "nemotron-h-moe"),
     *("qwen3", "falcon-7b", "phi-msft", "command-r"),
     *("falcon-h1", "lfm2", "jamba", "recurrent-gemma", "qwen3-next", "rwkv5", "rwkv6", "rwkv7"),
+    "based",
 }
-# Rows with an operation that this backend does not have -> its name.
-LACKING = {"based": "taylor", "based-sizes": "taylor"}
 BOUND = 2e-5 if DEVICE == "cpu" else 4e-5  # of the largest logit; a card's e^x has 2 ulp
 
 
@@ -52,10 +51,7 @@ def mark(arch: Arch) -> tuple[pytest.MarkDecorator, ...]:
     return (pytest.mark.slow if arch.id in SLOW else pytest.mark.long,)
 
 
-COMPUTED = [a for a in ARCHS if a.id not in LACKING]
-
-
-@pytest.mark.parametrize("arch", [pytest.param(a, id=a.id, marks=mark(a)) for a in COMPUTED])
+@pytest.mark.parametrize("arch", [pytest.param(a, id=a.id, marks=mark(a)) for a in ARCHS])
 def test_logits(arch: Arch, tmp_path: Path) -> None:
     """All rows of one prompt, in each of the family's files."""
     for kind, path in files(arch, tmp_path).items():
@@ -74,18 +70,31 @@ def test_logits(arch: Arch, tmp_path: Path) -> None:
         assert far < BOUND, (kind, far)
 
 
-def test_every_row_that_is_named_exists() -> None:
-    assert {a.id for a in ARCHS} >= QUICK | SLOW | {*LACKING}
+_MORE = [pytest.param(n, marks=pytest.mark.slow) for n in ("falcon-7b", "qwen2-moe", "jamba")]
 
 
-def test_a_missing_operation_is_refused_by_its_name(tmp_path: Path) -> None:
-    (arch,) = [a for a in ARCHS if a.id == "based"]
-    path = files(arch, tmp_path)["safetensors"]
-    settings = Settings(model=str(path), backend="cuda")
+@pytest.mark.parametrize("name", ["llama", *_MORE])
+def test_sampled_rows(name: str, tmp_path: Path) -> None:
+    """Logits of some rows of a prompt, whose last operations are computed for these only."""
+    (arch,) = [a for a in ARCHS if a.id == name]
+    ckpt = open_checkpoint(str(next(iter(files(arch, tmp_path).values()))))
+    settings = Settings(model=str(ckpt.path), backend="cuda")
     ops = backend("cuda").ops(settings, "f32", weight_bytes=0, progress=lambda *_: None)
-    model = build_model(open_checkpoint(str(path)), ops)
-    with pytest.raises(UnsupportedModel, match=r"the cuda backend .* operation 'taylor'"):
-        CudaModel(model, graphs=False)
+    model = CudaModel(build_model(ckpt, ops), graphs=False)
+    blocks = [len(TOKENS) // 16 + 3] * len(model.groups)
+    state = CudaState(
+        model.groups, blocks, 2, block_size=16, dtype="f32", device=ops.device, drawn=ops.drawn
+    )
+    rows = np.array([len(TOKENS) - 1, 0, 5])
+    numbers = replace(whole_numbers(model.groups, TOKENS), sample_rows=rows)
+    got = model.logits(state.stage(numbers)).cpu().numpy()
+    want = hf_trace(load_oracle(ckpt).model, TOKENS).logits
+    assert got.shape == (3, want.shape[1])
+    assert np.abs(got - want[rows]).max() / np.abs(want).max() < BOUND
+
+
+def test_every_row_that_is_named_exists() -> None:
+    assert {a.id for a in ARCHS} >= QUICK | SLOW
 
 
 def test_fusions_of_a_plain_decoder(tmp_path: Path) -> None:
@@ -103,12 +112,18 @@ def test_fusions_of_a_plain_decoder(tmp_path: Path) -> None:
         "product + residual": 2 * layers,
         "experts + residual": 0,
         "norm + product": 2 * layers + 1,
+        "norm + router": 0,
         "product + the form that the next one takes": 2 * layers,
         "split + head norms + rope + attention": layers,
+        "elementwise operations as each": 0,
+        "elementwise operations in a chain": 0,
+        "norm + product or sum": 0,
+        "product + convolution + product": 0,
     }
 
 
-_SLOW = [pytest.param(n, marks=pytest.mark.slow) for n in ("modernbert", "modernbert-classes")]
+_LATER = ("modernbert", "modernbert-classes", "gemma3-types", "mpnet")
+_SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in _LATER]
 
 
 @pytest.mark.parametrize("name", ["bert", "roberta", *_SLOW])

@@ -18,10 +18,12 @@ from rbee_worker.ops.cuda.kernels.recurrence.linear_scan import linear_scan
 from rbee_worker.ops.cuda.kernels.recurrence.rg_lru import rg_lru
 from rbee_worker.ops.cuda.kernels.recurrence.rows import Sequences
 from rbee_worker.ops.cuda.kernels.recurrence.state_space import selective_scan, ssd
+from rbee_worker.ops.cuda.kernels.recurrence.taylor import taylor
 from rbee_worker.ops.reference.ops import ReferenceOps
 from rbee_worker.ops.reference.scan import linear_scan as reference_scan
 from rbee_worker.state.specs import StateRef
 from tests.ops.recurrences import CASES, Conv, Delta, Heads, check
+from tests.ops.taylor import Taylor
 from tests.ops.wkv import CASES as RWKV
 
 
@@ -62,6 +64,9 @@ class Ours:
         given = (q, k, v, dt, beta, bias, rates)
         return self._run(gated_delta, given, where, name, batch, groups=groups)
 
+    def taylor(self, q, k, v, where, name, batch, *, heads):
+        return self._run(taylor, (q, k, v), where, name, batch, heads=heads)
+
     def previous(self, x, where, name, batch):
         return self._run(wkv.previous, (x,), where, name, batch)
 
@@ -75,7 +80,7 @@ class Ours:
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-@pytest.mark.parametrize("kind", [*CASES, *RWKV])
+@pytest.mark.parametrize("kind", [*CASES, *RWKV, Taylor])
 def test_equals_float64_in_any_cut(kind, seed, device):
     check(kind(seed), Ours(device))
 
@@ -115,6 +120,28 @@ def test_columns_of_a_row_apart(case, device):
     case.run = lambda ops, rows, batch: run(ops, list(map(apart, rows)), batch)
     got, _ = case.computed(Ours(device), [case.lengths])
     assert all(map(torch.equal, got, want))
+
+
+def test_a_convolution_between_products(device):
+    """Its state has the products; in one step, and row by row."""
+    g = torch.Generator().manual_seed(5)
+    x, before, after = torch.randn(3, 9, 40, generator=g)
+    taps, state = torch.randn(3, 40, generator=g), torch.randn(4, 2, 40, generator=g)
+    line = torch.cat([state[2], x * before]).double()
+    want = sum(taps[k].double() * line[k : k + 9] for k in range(3)) * after.double()
+    for steps in ([9], [1] * 9, [4, 1, 4]):
+        kept, at, found = state.clone().to(device), 0, []
+        for count in steps:
+            rows = [t[at : at + count].to(device) for t in (x, before, after)]
+            starts = torch.tensor([0, count], device=device)
+            given = Sequences(starts, torch.tensor([2], device=device), count)
+            how = {"kind": None, "before": rows[1], "after": rows[2]}
+            on = taps.flatten().to(device)
+            found.append(causal_conv(rows[0], on, None, kept, given, **how).cpu())
+            at += count
+        assert (torch.cat(found).double() - want).abs().max() < 1e-5
+        assert (kept[2].cpu().double() - line[-2:]).abs().max() < 1e-6
+        assert torch.equal(kept[[0, 1, 3]].cpu(), state[[0, 1, 3]])
 
 
 @pytest.mark.parametrize("case", [Conv(3), Heads(3)])

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from rbee_worker.checkpoint.names.dialects import chatglm, encoders, gpt, qwen, recurrent, towers
+from rbee_worker.checkpoint.names.dialects import (
+    chatglm,
+    encoders,
+    gpt,
+    qwen,
+    recurrent,
+    speech,
+    towers,
+)
 from rbee_worker.checkpoint.names.dialects.dialect import Dialect
 
 __all__ = ["DIALECTS", "Dialect"]
@@ -18,4 +26,5 @@ DIALECTS: Mapping[str, Dialect] = MappingProxyType(
     | towers.DIALECTS
     | recurrent.DIALECTS
     | encoders.DIALECTS
+    | speech.DIALECTS
 )

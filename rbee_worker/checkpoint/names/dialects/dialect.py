@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from rbee_worker.checkpoint.names.rows import Row
+from rbee_worker.checkpoint.names.architecture import Row
 
 _NONE: Mapping[str, Any] = MappingProxyType({})
 
@@ -20,9 +20,10 @@ class Dialect:
     every such checkpoint; factors: config key -> (today's key, factor to multiply the value with).
     tensors: rows whose `gguf` side is the old name (empty: the names are today's); after: rows that
     replace these for the number right after the last layer; prefixes: beginning of an old name ->
-    today's. only: config key -> the one value that is supported. inside: the config's object that
-    describes the text model, whose model_type must be among `text`; beside: keys beside that object
-    that are read; ignored: config keys that have no effect here.
+    today's. only: config key -> the one value that is supported. inside: the names of the config's
+    object that describes the text model, whose model_type must be among `text`; assumed: what keys
+    that it leaves out mean, because transformers writes into it only what differs from its class;
+    beside: keys beside that object that are read; ignored: config keys that have no effect here.
     """
 
     model_type: str
@@ -33,8 +34,9 @@ class Dialect:
     after: tuple[Row, ...] = ()
     prefixes: Mapping[str, str] = field(default_factory=lambda: _NONE)
     only: Mapping[str, Any] = field(default_factory=lambda: _NONE)
-    inside: str = ""
+    inside: tuple[str, ...] = ()
     text: tuple[str, ...] = ()
+    assumed: Mapping[str, Any] = field(default_factory=lambda: _NONE)
     beside: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
 

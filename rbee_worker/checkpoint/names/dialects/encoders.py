@@ -1,4 +1,4 @@
-"""ModernBERT, and T5 with its relatives."""
+"""ModernBERT, DistilBERT, and T5 with its relatives."""
 
 from __future__ import annotations
 
@@ -28,6 +28,18 @@ DIALECTS = MappingProxyType(
             )
             for name in ("t5", "mt5", "umt5")
         },
+        "distilbert": Dialect(
+            "distilbert",
+            {
+                "dim": "hidden_size",
+                "hidden_dim": "intermediate_size",
+                "n_layers": "num_hidden_layers",
+                "n_heads": "num_attention_heads",
+                "activation": "hidden_act",
+            },
+            # how the table of positions, which files have, was made; dropouts
+            ignored=("sinusoidal_pos_embds", "dropout", "qa_dropout", "seq_classif_dropout"),
+        ),
         # BERT's key; positions of ModernBERT are rotary.
         "modernbert": Dialect("modernbert", ignored=("position_embedding_type",)),
     }

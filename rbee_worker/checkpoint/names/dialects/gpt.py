@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
+from rbee_worker.checkpoint.names.architecture import Row
 from rbee_worker.checkpoint.names.dialects.dialect import Dialect, weight_and_bias
-from rbee_worker.checkpoint.names.rows import Row, constants
+from rbee_worker.checkpoint.names.rows import constants
 
 _FALCON_KEYS = {
     "n_embed": "hidden_size",
@@ -29,7 +30,7 @@ GPT_KEYS = {
 _PHI_KEYS = GPT_KEYS | {"layer_norm_epsilon": "layer_norm_eps"}
 
 
-def _phi_rows(layer: str, shift: int = 0) -> tuple[Row, ...]:
+def phi_rows(layer: str, shift: int = 0) -> tuple[Row, ...]:
     """The tensors inside Phi's layers; q, k and v are one matrix."""
     parts = {
         "ln": "input_layernorm",
@@ -47,6 +48,15 @@ def _phi_rows(layer: str, shift: int = 0) -> tuple[Row, ...]:
         weight_and_bias(f"{layer}.{o}", f"model.layers.{{}}.{n}", shift) for o, n in parts.items()
     )
     return (inv_freq, *(row for pair in rows for row in pair))
+
+
+def around_phi(prefix: str = "") -> tuple[Row, ...]:
+    """The tensors outside Phi's layers, in files whose layers are `transformer.h`."""
+    return (
+        Row(f"{prefix}transformer.embd.wte.weight", "model.embed_tokens.weight"),
+        *weight_and_bias(f"{prefix}lm_head.ln", "model.final_layernorm"),
+        *weight_and_bias(f"{prefix}lm_head.linear", "lm_head"),
+    )
 
 
 DIALECTS = MappingProxyType(
@@ -69,7 +79,7 @@ DIALECTS = MappingProxyType(
             _PHI_KEYS,
             tensors=(
                 Row("layers.0.wte.weight", "model.embed_tokens.weight"),
-                *_phi_rows("layers.{}", shift=-1),
+                *phi_rows("layers.{}", shift=-1),
                 *weight_and_bias("layers.{}.linear", "lm_head"),
             ),
             after=weight_and_bias("layers.{}.ln", "model.final_layernorm"),
@@ -78,10 +88,8 @@ DIALECTS = MappingProxyType(
             "phi",
             _PHI_KEYS,
             tensors=(
-                Row("transformer.embd.wte.weight", "model.embed_tokens.weight"),
-                *_phi_rows("transformer.h.{}"),
-                *weight_and_bias("lm_head.ln", "model.final_layernorm"),
-                *weight_and_bias("lm_head.linear", "lm_head"),
+                *phi_rows("transformer.h.{}"),
+                *around_phi(),
             ),
         ),
     }

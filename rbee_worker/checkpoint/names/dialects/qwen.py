@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
+from rbee_worker.checkpoint.names.architecture import Row
 from rbee_worker.checkpoint.names.dialects.dialect import Dialect, weight_and_bias
-from rbee_worker.checkpoint.names.rows import Row, constants
+from rbee_worker.checkpoint.names.rows import constants
 
 _LAYER = "transformer.h.{}"
 _ROWS = (

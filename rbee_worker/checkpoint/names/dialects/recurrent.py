@@ -89,8 +89,8 @@ DIALECTS = MappingProxyType(
             kind: Dialect(
                 kind,
                 {
+                    **more,
                     "block_dim": "hidden_size",
-                    "block_ff_dim": "intermediate_size",
                     "block_norm_eps": "norm_eps",
                     "conv_dim": "hidden_size",
                     "conv_dim_out": "hidden_size",
@@ -104,7 +104,7 @@ DIALECTS = MappingProxyType(
                     *("block_use_xavier_init", "conv_use_xavier_init"),
                 ),
             )
-            for kind in ("lfm2", "lfm2_moe")
+            for kind, more in (("lfm2", {"block_ff_dim": "intermediate_size"}), ("lfm2_moe", {}))
         },
         "jamba": Dialect(
             "jamba",

@@ -25,7 +25,7 @@ from rbee_worker.ops.cpu.runtime.arena import LINE, Arena
 from rbee_worker.ops.cpu.runtime.recorder import ALL, reads, writes
 from rbee_worker.ops.cpu.runtime.recording import RecordingOps, buf_of
 from rbee_worker.ops.cpu.shared import adapter_table as table
-from rbee_worker.ops.cpu.shared.regions import Words
+from rbee_worker.ops.cpu.shared.regions import Words, address
 
 assert (RANKS, LANES, CELL) == (table.RANKS, table.LANES, table.CELL)
 _F32 = struct.Struct("<f")
@@ -76,7 +76,7 @@ def _kept(arena: Arena, numbers: NDArray[Any]) -> int:
     """The address of a copy of `numbers` in the arena."""
     place = arena.take(numbers.nbytes)
     place[:] = numbers.reshape(-1).view(np.uint8)
-    return place.ctypes.data
+    return address(place)
 
 
 def _record(factors: Factors, a: int, b: int, part: SitePart) -> list[int]:

@@ -14,7 +14,7 @@ from rbee_worker.ops.cpu.runtime.program import F32
 from rbee_worker.ops.cpu.runtime.team import Team
 from rbee_worker.ops.cpu.shared import sampling_memory as m
 from rbee_worker.ops.cpu.shared.instruction import Instruction, words
-from rbee_worker.ops.cpu.shared.regions import Words
+from rbee_worker.ops.cpu.shared.regions import Words, address
 from rbee_worker.ops.sampling import FIRST_CAPACITY, Edits
 
 _RECORD = struct.Struct("=8q")
@@ -33,7 +33,7 @@ class CpuBiasTable:
         self._capacity = 0
         self._take_rows(max_seqs)
         self._factors = np.zeros((max_seqs, 3), np.float32)
-        self._header_at, self._factors_at = self._header.ctypes.data, self._factors.ctypes.data
+        self._header_at, self._factors_at = address(self._header), address(self._factors)
         self._known: tuple[F32, int, int] | None = None  # the last logits, their address and stride
         self.clear()
 
@@ -43,7 +43,7 @@ class CpuBiasTable:
         args = kernel.pack()
         entries = words([Instruction(kernel.address, args.address)])
         self._keep += [args, entries]
-        return entries.ctypes.data, 1
+        return address(entries), 1
 
     def clear(self) -> None:
         """See `BiasTable.clear`."""
@@ -54,15 +54,15 @@ class CpuBiasTable:
         self._rows = rows
         self._records: Words = np.zeros((rows, m.EDIT_BYTES // 8), np.int64)
         self._bytes = memoryview(self._records).cast("B")  # type: ignore[arg-type]
-        self._header[m.RECORDS // 8] = self._records.ctypes.data
+        self._header[m.RECORDS // 8] = address(self._records)
         self._before = np.zeros((rows, self._capacity), np.float32)
-        self._before_at = self._before.ctypes.data
+        self._before_at = address(self._before)
 
     def _reserve(self, capacity: int) -> None:
         self._capacity = capacity
         self._ids = np.zeros((self._max_seqs, capacity), np.int32)
         self._values = np.zeros((self._max_seqs, 4, capacity), np.float32)
-        self._ids_at, self._values_at = self._ids.ctypes.data, self._values.ctypes.data
+        self._ids_at, self._values_at = address(self._ids), address(self._values)
         self._take_rows(self._rows)
 
     def _grow(self, capacity: int) -> None:
@@ -142,4 +142,4 @@ def address_of(logits: F32, vocab: int) -> tuple[int, int]:
     assert logits.dtype == np.float32
     assert logits.shape[1] == vocab
     assert logits.strides[1] == 4 or vocab == 1 or not logits.size
-    return int(logits.ctypes.data), logits.strides[0]
+    return address(logits), logits.strides[0]

@@ -5,32 +5,24 @@ from __future__ import annotations
 import hashlib
 import importlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rbee_worker.checkpoint.formats import is_packed
 from rbee_worker.config import Settings
 from rbee_worker.errors import UsageError
 from rbee_worker.extras import missing
 from rbee_worker.machine import allowed_cores, available_memory
 from rbee_worker.ops.adapted import sites_for
-from rbee_worker.ops.backend import (
-    Backend,
-    Executable,
-    Kept,
-    ModelOutline,
-    Prepared,
-    Progress,
-    Refusal,
-    StateMemory,
-    Warmed,
-)
+from rbee_worker.ops.backend import Backend, Kept, ModelOutline, Prepared, Progress, Refusal, Warmed
 from rbee_worker.ops.batch import Array
 from rbee_worker.ops.cpu.shared.held import planned
 from rbee_worker.ops.cpu.shared.isa import unsupported
 from rbee_worker.ops.cpu.shared.paged import KEYS, SPAN
 from rbee_worker.ops.cpu.shared.vocabulary import NATIVE
+from rbee_worker.ops.executable import Executable, StateMemory
 from rbee_worker.ops.gpu_options import gpu_only
 from rbee_worker.ops.plan import PlanOps
 
@@ -96,10 +88,10 @@ class CpuBackend(Backend):
             return settings.kv_dtype
         return "f16" if packed else dtype
 
-    def activations(self, settings: Settings, dtype: str, packed: bool) -> str:
-        if packed and not settings.exact_activations:
+    def activations(self, settings: Settings, dtype: str, formats: Collection[str]) -> str:
+        if is_packed(formats) and not settings.exact_activations:
             return "i8"
-        return "bf16" if settings.bf16_activations else dtype
+        return "bf16" if settings.bf16_activations and "BF16" in formats else dtype
 
     def plan_ops(self, dtype: str, settings: Settings | None = None) -> PlanOps:
         return PlanOps(dtype, held=planned)
@@ -175,12 +167,15 @@ class CpuBackend(Backend):
         if kept is None:
             arena = Arena(capacity)
         else:  # what is held depends on the model and, if at all, on these
-            how = (target.name, settings.exact_activations, settings.bf16_activations)
+            how = (
+                *(target.name, settings.exact_activations, settings.bf16_activations),
+                settings.mtp,
+            )
             key = hashlib.sha256(kept.key + repr(how).encode()).digest()
             arena = kept_arena(kept.memory, key, capacity)
         # threads of two teams would spin beside each other
         shared = beside.team if isinstance(beside, CpuOps) else None
-        return CpuOps(
+        ops = CpuOps(
             library,
             shared or Team(library, settings.threads or allowed_cores()),
             exact=settings.exact_activations,
@@ -189,6 +184,8 @@ class CpuBackend(Backend):
             sites=sites_for(settings),
             readings=choice.readings,
         )
+        ops.mtp = settings.mtp
+        return ops
 
     def state(self, ops: Ops, pool: StatePool, dtype: str) -> StateMemory:
         from rbee_worker.ops.cpu.runtime.state import CpuState
@@ -240,6 +237,11 @@ class CpuBackend(Backend):
 
         target = isa.choose(os.environ.get("RBEE_CPU_ISA", ""))
         return shown(Kept(target, cache_dir=settings.cache_dir))
+
+    def instructions(self, settings: Settings) -> str:
+        from rbee_worker.ops.cpu.shared import isa
+
+        return isa.choose(os.environ.get("RBEE_CPU_ISA", "")).name
 
     def read_gb_s(self, settings: Settings) -> float:
         from rbee_worker.ops.cpu.runtime.bandwidth import read_gb_s

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from rbee_worker.ops.cpu.shared import sampling_memory as m
+from rbee_worker.ops.cpu.shared.regions import address
 from rbee_worker.ops.sampling import Bits
 
 _LOGITS = struct.Struct("=q")
@@ -26,7 +27,7 @@ class CpuMasks:
         must live until the replay is over."""
         if len(masks) > len(self._kept):
             self._kept = np.zeros((len(masks), self._vocab), np.float32)
-        to = self._kept.ctypes.data
+        to = address(self._kept)
         for row, bits in masks.items():
             assert bits.dtype == np.uint32
             assert bits.flags.c_contiguous
@@ -34,5 +35,5 @@ class CpuMasks:
             place = row * m.RECORD
             (whole,) = _LOGITS.unpack_from(records, place + m.LOGITS)
             _LOGITS.pack_into(records, place + m.LOGITS, to)
-            _GIVEN.pack_into(records, place + m.BITS, bits.ctypes.data, whole)
+            _GIVEN.pack_into(records, place + m.BITS, address(bits), whole)
             to += 4 * self._vocab

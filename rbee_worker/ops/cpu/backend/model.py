@@ -6,6 +6,7 @@ replays the beginning and `logits` all, and once for `head` alone.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -13,12 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbee_worker.ops.batch import Batch
+from rbee_worker.ops.cpu.backend.mtp import CpuMtp, mtp_names
 from rbee_worker.ops.cpu.backend.ops import CpuOps, check_block_size
 from rbee_worker.ops.cpu.backend.recorded import Recorded, Stage, record, trace
 from rbee_worker.ops.cpu.backend.tower import CpuTower, tower_names
+from rbee_worker.ops.cpu.backend.voice import CpuVoice, voice_names
 from rbee_worker.ops.cpu.runtime.header import Header, Shape, longest_of
 from rbee_worker.ops.cpu.runtime.program import F32, Program
 from rbee_worker.ops.cpu.shared.regions import Words
+from rbee_worker.ops.guidance import guided
 
 if TYPE_CHECKING:
     from rbee_worker.models.base import Decoder
@@ -36,6 +40,8 @@ class CpuModel:
         self._head = self._recorded(shape, _head(decoder, shape))
         self._head_header = Header((), (), shape)
         self._tower = None if decoder.tower is None else CpuTower(decoder.tower, ops)
+        self._mtp = None if decoder.mtp is None else CpuMtp(decoder.mtp, decoder.groups, ops, shape)
+        self._voice = None if decoder.voice is None else CpuVoice(decoder.voice, ops)
         self._record_whole(shape)
 
     def _record_whole(self, shape: Shape) -> None:
@@ -55,6 +61,21 @@ class CpuModel:
         """See `Executable.see`."""
         assert self._tower is not None
         return self._tower.see(tile)
+
+    def mtp_hidden(self, rows: F32, batch: Batch) -> F32:
+        """See `Executable.mtp_hidden`."""
+        assert self._mtp is not None
+        return self._mtp.hidden(rows, batch)
+
+    def mtp_head(self, rows: F32) -> F32:
+        """See `Executable.mtp_head`."""
+        assert self._mtp is not None
+        return self._mtp.head(rows)
+
+    def voice(self, embedding: F32) -> F32:
+        """See `Executable.voice`."""
+        assert self._voice is not None
+        return self._voice.row(embedding)
 
     def encode(self, batch: Batch, times: list[Words] | None = None) -> F32:
         """See `Executable.encode`."""
@@ -92,6 +113,11 @@ class CpuModel:
             return self._for(n).run(self.team, header, n, times)
         hidden = self._for(n).run(self.team, header, n, times, stage=0)
         return self.head(hidden[batch.sample_rows], times)
+
+    def guided(self, batch: Batch, scales: Sequence[float]) -> F32:
+        """See `Executable.guided`."""
+        logits: F32 = guided(self.logits(batch), scales)
+        return logits
 
     def host(self, rows: F32) -> F32:
         """See `Executable.host`: they are there already."""
@@ -136,8 +162,12 @@ def kernel_names(decoder: Decoder, ops: CpuOps, shape: Shape) -> list[str]:
     names = decoding_names(decoder, ops, shape)
     if decoder.start is not None:
         names += _names(decoder, ops, shape, _encode(decoder, shape))
+    if decoder.mtp is not None:
+        names += mtp_names(decoder.mtp, decoder.groups, ops, shape)
     if decoder.tower is not None:
         names += tower_names(decoder.tower, ops)
+    if decoder.voice is not None:
+        names += voice_names(decoder.voice, ops)
     return list(dict.fromkeys(names))
 
 

@@ -23,7 +23,7 @@ from rbee_worker.ops.cpu.runtime.program import F32
 from rbee_worker.ops.cpu.runtime.team import Team
 from rbee_worker.ops.cpu.shared import sampling_memory as m
 from rbee_worker.ops.cpu.shared.instruction import Instruction, words
-from rbee_worker.ops.cpu.shared.regions import Words, zeros
+from rbee_worker.ops.cpu.shared.regions import Words, address, zeros
 from rbee_worker.ops.sampling import Bits, DrawParams, HostIds
 from rbee_worker.types import TokenLogprob
 
@@ -60,7 +60,7 @@ class CpuSampling:
         self._scratch = zeros(team.threads * m.scratch_bytes(vocab_size))
         header: Words = np.zeros(2, np.int64)
         self._header = memoryview(header)  # type: ignore[arg-type]
-        self._header_at = int(header.ctypes.data)
+        self._header_at = address(header)
         self._known: _KnownLogits | None = None
         self._masks = CpuMasks(vocab_size)
         self._reserve(8)
@@ -73,7 +73,7 @@ class CpuSampling:
         self._records = memoryview(records).cast("B")  # type: ignore[arg-type]
         self._ids = self._records.cast("q")[m.ID // 8 :: m.RECORD // 8]
         self._greedy_rows = 0  # rows of `_known` whose records are still those of `greedy`
-        self._header[m.RECORDS // 8] = records.ctypes.data
+        self._header[m.RECORDS // 8] = address(records)
         tops = np.full((rows, self._width), -np.inf, np.float32)
         shared: dict[str, Any] = {"vocab": self._vocab, "blocks": blocks, "width": self._width}
         groups, sums = np.zeros((rows, blocks, 16), np.float32), np.zeros((rows, blocks))
@@ -99,7 +99,7 @@ class CpuSampling:
         # A thread scans the blocks that it has masked: nothing to wait for between the two.
         first = Instruction(self._library["masks.apply"].address, mask.address, 0)
         self._entries = words([first, *entries, entries[0], entries[2]])
-        at, size = self._entries.ctypes.data, self._entries[:1].nbytes
+        at, size = address(self._entries), self._entries[:1].nbytes
         self._masked = at, 4
         self._program = at + size, 3
         self._short = at + 4 * size, 2  # without the sums
@@ -146,8 +146,8 @@ class CpuSampling:
         so its address is read once."""
         known = self._known
         if known is None or known.logits is not logits:
-            address, stride = address_of(logits, self._vocab)
-            known = self._known = _KnownLogits(logits, len(logits), address, stride)
+            place, stride = address_of(logits, self._vocab)
+            known = self._known = _KnownLogits(logits, len(logits), place, stride)
             self._greedy_rows = 0
         return known
 
@@ -188,7 +188,7 @@ class CpuSampling:
         counts = [min(top, self._vocab) for top in tops]
         best = [np.zeros(count, _PAIR) for count in counts]
         records = [
-            (m.SCORE, count, 1.0, 1.0, 0.0, 0.0, pairs.ctypes.data)
+            (m.SCORE, count, 1.0, 1.0, 0.0, 0.0, address(pairs))
             for count, pairs in zip(counts, best, strict=True)
         ]
         places = self._run(logits, records, which)

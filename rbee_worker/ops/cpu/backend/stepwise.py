@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rbee_worker.ops.batch import Array, Batch, Carry
 from rbee_worker.ops.cpu.backend.model import CpuModel
@@ -54,6 +55,19 @@ class Stepwise:
             return [partial(step, batch=batch) for step in self._blocks]
         carried = np.zeros((len(x), self._model.decoder.carried), np.float32)
         return [partial(self._carrying, step, carried, batch) for step in self._blocks]
+
+    def readers(self, batch: Batch) -> Sequence[Callable[[F32], F32]]:
+        """The blocks that read a source, each as a function of the hidden state alone."""
+        blocks = self._model.decoder.readers
+        return [partial(self._recorded(block), batch=batch) for block in blocks]
+
+    def keep(self, x: F32, batch: Batch) -> F32:
+        """The last reader's rows [N, dim] -> those that the decoder looks at, and keeps."""
+        return self._recorded(self._model.decoder.keep)(x, batch)
+
+    def see(self, tile: NDArray[np.uint8]) -> F32:
+        """The features of a tile of pixels [side, side, 3]: [rows, dim]."""
+        return self._model.see(tile).copy()
 
     def _carrying(self, step: _Step, carried: F32, batch: Batch, x: F32) -> F32:
         """One block. carried: what the first one hands over, kept here from piece to piece."""

@@ -39,6 +39,7 @@ def needed(outline: ModelOutline, shape: Shape, settings: Settings) -> list[str]
         bf16=settings.bf16_activations,
         sites=sites_for(settings),
     )
+    ops.mtp = settings.mtp
     return ops.needed(outline.build(ops), shape)
 
 
@@ -69,8 +70,8 @@ def compile_for(
     target, cache_dir = isa.choose(os.environ.get("RBEE_CPU_ISA", "")), settings.cache_dir
     # which kernels: the folder may be shared with processors that have other instructions
     how = settings.exact_activations, settings.bf16_activations, isa.multiplies_bf16()
-    adapts = sites_for(settings) is not None
-    asker = repr((rbee_worker.__version__, *how, adapts, shape, outline.key))
+    more = sites_for(settings) is not None, settings.mtp
+    asker = repr((rbee_worker.__version__, *how, *more, shape, outline.key))
     unkept = kernel_cache.Unkept()
     noted = kernel_cache.recall(asker, target, cache_dir=cache_dir)
     if noted and kernel_cache.are_kept(noted, target, cache_dir=cache_dir):

@@ -8,7 +8,6 @@ until it ends. For each name they write FOLDER/STEM.o and FOLDER/STEM.json, then
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import sys
 from pathlib import Path
@@ -17,7 +16,13 @@ import llvmlite.binding as llvm
 
 from rbee_worker.ops.cpu.compiler.kernel import Kernel, compile_kernel
 from rbee_worker.ops.cpu.compiler.values import KernelError
-from rbee_worker.ops.cpu.shared.kernel_files import RECORD, TEMPORARY, UNWRITABLE, stem
+from rbee_worker.ops.cpu.shared.kernel_files import (
+    RECORD,
+    TEMPORARY,
+    UNWRITABLE,
+    described,
+    stem,
+)
 from rbee_worker.ops.cpu.shared.kernel_sources import PACKAGE, kernel_module
 
 
@@ -61,7 +66,7 @@ def _work(folder: Path, cpu: str, features: str) -> int:
         try:
             if wants_text:
                 _write(where, ".s", assembly.encode())
-            _write(where, ".json", json.dumps(kernel.fields).encode())
+            _write(where, ".json", described(kernel.fields, code))
             _write(where, ".o", code)
         except OSError as error:
             sys.stderr.write(f"{error.strerror or error}\n")

@@ -89,6 +89,30 @@ _DOTS: dict[str, Callable[[Builder, Value, Value, Value], Value]] = {
 }
 
 
+def dot_words(b: Builder, how: str, acc: Value, u: Value, v: Value) -> Value:
+    """acc[lane] plus 2 products of the signed 16-bit halves of u's and v's lanes. Exact.
+
+    `how` is Isa.dot. All vectors are I32.
+    """
+    if how == "vnni512":
+        return call(b, "llvm.x86.avx512.vpdpwssd.512", I32, (acc, u, v))
+    sixteen = const(16)
+    low = b.mul(*(b.ashr(b.shl(x, sixteen), sixteen) for x in (u, v)))
+    return b.add(acc, b.add(low, b.mul(b.ashr(u, sixteen), b.ashr(v, sixteen))))
+
+
+def either(b: Builder, how: str, x: Value, y: Value, z: Value) -> Value:
+    """x | y | z of I32. `how` is Isa.dot.
+
+    With AVX-512 it is one instruction that LLVM takes as it stands: it would collect a loop's "or"s
+    at the end, and keep all their operands in registers until then.
+    """
+    if how == "vnni512":
+        args = (x, y, z, ir.Constant(i32, 0xFE))
+        return call(b, "llvm.x86.avx512.pternlog.d.512", I32, args)
+    return b.or_(b.or_(x, y), z)
+
+
 class _BFloat(ir.types.Type):  # type: ignore[misc]
     """LLVM's bfloat, which llvmlite does not name."""
 

@@ -146,6 +146,12 @@ isum = op(Int, I32x16)(lambda b, v: b.sext(e.tree(b, v, lambda c, x, y: c.add(x,
 dot = op(I32x16, I32x16, I32x16, I32x16, target=True)(
     lambda b, t, acc, u, s: dots.dot(b, isa.dot_of(t), acc, u, s)
 )
+dot_words = op(I32x16, I32x16, I32x16, I32x16, target=True)(
+    lambda b, t, acc, u, v: dots.dot_words(b, isa.dot_of(t), acc, u, v)
+)
+either = op(I32x16, I32x16, I32x16, I32x16, target=True)(
+    lambda b, t, x, y, z: dots.either(b, isa.dot_of(t), x, y, z)
+)
 dot_bf16 = op(F32x16, F32x16, I32x16, I32x16, target=True)(
     lambda b, t, acc, u, v: dots.dot_bf16(b, f"+{isa.BF16}" in t.split(","), acc, u, v)
 )

@@ -171,6 +171,14 @@ class Pen:
         """acc plus 4 products of u's unsigned and signed's signed bytes, in each lane."""
         return self.do(s.dot, acc, u, signed)
 
+    def dot_words(self, acc: Vec, u: Vec, v: Vec) -> Vec:
+        """acc plus 2 products of the signed 16-bit halves of u's and v's lanes."""
+        return self.do(s.dot_words, acc, u, v)
+
+    def either(self, x: Vec, y: Vec, z: Vec) -> Vec:
+        """x | y | z, at this place: LLVM does not move it."""
+        return self.do(s.either, x, y, z)
+
     def dot_bf16(self, acc: Vec, u: Vec, v: Vec) -> Vec:
         """acc plus 2 products of the bfloat16 in u's and v's lanes, the high ones first."""
         return self.do(s.dot_bf16, acc, u, v)

@@ -144,6 +144,18 @@ def _dot(step: Ptr, tid: Int, nt: Int, x: Ptr, y: Ptr, z: Ptr, out: Ptr, n: Int)
         s.store_i32(out + 64 * i, s.dot(a, b, c))
 
 
+def _words(step: Ptr, tid: Int, nt: Int, x: Ptr, y: Ptr, z: Ptr, out: Ptr, n: Int) -> None:
+    for i in range(n):
+        a, b, c = s.load_i32(x + 64 * i), s.load_i32(y + 64 * i), s.load_i32(z + 64 * i)
+        s.store_i32(out + 64 * i, s.dot_words(a, b, c))
+
+
+def _either(step: Ptr, tid: Int, nt: Int, x: Ptr, y: Ptr, z: Ptr, out: Ptr, n: Int) -> None:
+    for i in range(n):
+        a, b, c = s.load_i32(x + 64 * i), s.load_i32(y + 64 * i), s.load_i32(z + 64 * i)
+        s.store_i32(out + 64 * i, s.either(a, b, c))
+
+
 def _lookup(step: Ptr, tid: Int, nt: Int, x: Ptr, y: Ptr, z: Ptr, out: Ptr, n: Int) -> None:
     for i in range(n):
         s.store_i32(out + 64 * i, _CODEBOOK(s.load_i32(x + 64 * i)))
@@ -168,6 +180,8 @@ _OTHERS: dict[str, Run] = {
     "exp64": _exp64,
     "fma": _fma,
     "dot": _dot,
+    "words": _words,
+    "either": _either,
     "lookup": _lookup,
     "isum": _isum,
     "activate": _activate,

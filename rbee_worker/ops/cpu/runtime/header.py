@@ -17,7 +17,7 @@ from rbee_worker.ops.batch import Array, Batch, FixedState, PagedState
 from rbee_worker.ops.cpu.runtime.angles import F32, Angles
 from rbee_worker.ops.cpu.runtime.state import STATE_DTYPES
 from rbee_worker.ops.cpu.shared import step
-from rbee_worker.ops.cpu.shared.regions import Words
+from rbee_worker.ops.cpu.shared.regions import Words, address
 from rbee_worker.state.specs import Fixed, PagedKV, StateGroup, row_bytes
 
 
@@ -126,7 +126,7 @@ class Header:
         self._none: Words = np.zeros(shape.rows, np.int64)  # of numbers that are all 0
         words: Words = np.zeros(step.words(len(groups), len(ropes)), np.int64)
         self._words = memoryview(words)  # type: ignore[arg-type]
-        self._address = int(words.ctypes.data)
+        self._address = address(words)
 
     def rows(self, n: int) -> int:
         """Fill the header for n rows of a program that reads no batch; returns its address."""
@@ -189,7 +189,7 @@ class Header:
             assert values.dtype == np.float32
             assert values.flags.c_contiguous
             words[step.FEATURE_ROWS // 8] = _address(rows, n)
-            words[step.FEATURES // 8] = values.ctypes.data
+            words[step.FEATURES // 8] = address(values)
         if batch.until is not None:
             assert (batch.until < batch.kv_lens.repeat(np.diff(batch.seq_starts))).all()
             words[step.UNTIL // 8] = _address(batch.until, n)
@@ -197,8 +197,8 @@ class Header:
     def _write_angles(self, number: int, table: F32, index: Words) -> None:
         """Write the addresses of a rotary table's angles and of the row index."""
         at = step.rope_at(number, len(self.groups)) // 8
-        self._words[at + step.ANGLES // 8] = table.ctypes.data
-        self._words[at + step.INDEX // 8] = index.ctypes.data
+        self._words[at + step.ANGLES // 8] = address(table)
+        self._words[at + step.INDEX // 8] = address(index)
         self._angles_written[number] = table, index
 
     def _stands(self, number: int, arrays: tuple[Array, ...]) -> bool:
@@ -224,7 +224,7 @@ class Header:
         assert table.shape[0] == sequences
         at = step.group_at(number) // 8
         words = self._words
-        words[at + step.TABLE // 8] = table.ctypes.data
+        words[at + step.TABLE // 8] = address(table)
         words[at + step.TABLE_WIDTH // 8] = table.shape[1]
         words[at + step.SLOTS // 8] = _address(state.slots, n)
         lens = kv_lens if state.lens is None else state.lens
@@ -241,9 +241,9 @@ class Header:
             assert tensor.flags.c_contiguous
         at = step.group_at(number) // 8
         words = self._words
-        words[at + step.K // 8] = state.k.ctypes.data
+        words[at + step.K // 8] = address(state.k)
         words[at + step.K_LAYER // 8] = state.k.nbytes // group.layers
-        words[at + step.V // 8] = state.v.ctypes.data
+        words[at + step.V // 8] = address(state.v)
         words[at + step.V_LAYER // 8] = state.v.nbytes // group.layers
         self._written[number] = (state.k, state.v)
 
@@ -266,7 +266,7 @@ class Header:
             assert tensor.dtype == STATE_DTYPES[spec.dtype]
             assert tensor.flags.c_contiguous
             at = step.tensor_at(number, n) // 8
-            self._words[at + step.STATE // 8] = tensor.ctypes.data
+            self._words[at + step.STATE // 8] = address(tensor)
             self._words[at + step.STATE_LAYER // 8] = tensor.nbytes // group.layers
         self._written[number] = arrays
 
@@ -276,4 +276,4 @@ def _address(numbers: Words, count: int) -> int:
     assert numbers.dtype == np.int64
     assert numbers.shape == (count,)
     assert numbers.flags.c_contiguous
-    return int(numbers.ctypes.data)
+    return address(numbers)

@@ -192,7 +192,16 @@ def _no_report(done: int, total: int, name: str) -> None:
 
 
 def _missing(wanted: dict[str, str], where: Path) -> list[str]:
-    return [n for n, s in wanted.items() if not os.access(where / f"{s}.o", os.R_OK)]
+    return [n for n, s in wanted.items() if not _is_whole(n, where / s)]
+
+
+def _is_whole(name: str, kept: Path) -> bool:
+    """Whether a kernel's two files are there and undamaged. kept: their path without ending."""
+    try:
+        read(name, kept)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _cost(name: str) -> int:

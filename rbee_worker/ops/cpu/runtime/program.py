@@ -12,9 +12,10 @@ from rbee_worker.ops.cpu.runtime.native import Args, Library, Native
 from rbee_worker.ops.cpu.runtime.recorder import Buf, Call, Recorder, Result, Slot
 from rbee_worker.ops.cpu.runtime.team import Team
 from rbee_worker.ops.cpu.shared.instruction import Instruction, words
-from rbee_worker.ops.cpu.shared.regions import LINE, Words, zeros
+from rbee_worker.ops.cpu.shared.regions import LINE, Words, address, zeros
 
 F32 = npt.NDArray[np.float32]
+KEPT_VIEWS = 64  # rows: a decoding step of so many sequences is no short one any more
 
 
 def finish(
@@ -41,12 +42,12 @@ class Program:
         self._threads, self._each = recorder.threads, private + LINE
         self.nbytes = self._shared + self._threads * self._each
         self._arena = zeros(self.nbytes + LINE)
-        self._base = int(self._arena.ctypes.data)
+        self._base = address(self._arena)
         self._keep: list[Args] = []
         self.names = [call.kernel for call in recorder.entries]
         made = [self._instruction(call, library[call.kernel]) for call in recorder.entries]
         self.entries = words(_prefetching(recorder.entries, made))
-        at = int(self.entries.ctypes.data)
+        at = address(self.entries)
         self._stages = [_Stage(at, result.entries, result.buf) for result in results]
 
     def _instruction(self, call: Call, kernel: Native) -> Instruction:
@@ -86,7 +87,7 @@ class Program:
     ) -> F32:  # fmt: skip
         """Replay one step, to the end or to a stage, and return the first `rows` rows of its
         result: a view that the next replay overwrites, and the same object for the same number of
-        rows.
+        rows, up to `KEPT_VIEWS`.
 
         header: its address. times: the clock at each entry is appended to it.
         """
@@ -95,10 +96,12 @@ class Program:
             team.replay(to.address, to.count, header)
         else:
             times.append(np.zeros(to.count + 1, np.int64))
-            team.replay(to.address, to.count, header, times[-1].ctypes.data)
+            team.replay(to.address, to.count, header, address(times[-1]))
         view = to.views.get(rows)
         if view is None:
-            view = to.views[rows] = self.view(to.result, rows)
+            view = self.view(to.result, rows)
+            if rows <= KEPT_VIEWS:
+                to.views[rows] = view
         return view
 
     def view(self, buf: Buf, rows: int) -> F32:
@@ -115,8 +118,8 @@ class Program:
 @dataclass(frozen=True)
 class _Stage:
     """How one result is computed. address, count: the entries to replay. views: of the result,
-    cached by rows; to make one right after a step costs 0.1 ms, as the step's weights have pushed
-    everything else out of the caches."""
+    cached by rows as far as steps are short; to make one right after a step costs 0.1 ms, as the
+    step's weights have pushed everything else out of the caches."""
 
     address: int
     count: int
@@ -131,7 +134,7 @@ def _prefetching(calls: Sequence[Call], entries: Sequence[Instruction]) -> list[
     for call, entry in zip(reversed(calls), reversed(entries), strict=True):
         if call.product is not None:
             following = {
-                "weights": int(call.product.data.ctypes.data),
+                "weights": address(call.product.data),
                 "groups": call.dealt,
                 "group_bytes": call.product.data.nbytes // call.product.groups,
             }

@@ -20,8 +20,10 @@ from rbee_worker.ops.cpu.runtime.kernel_cache import folder
 from rbee_worker.ops.cpu.runtime.native import Library
 from rbee_worker.ops.cpu.runtime.reading_speed import Bench, speeds
 from rbee_worker.ops.cpu.shared.forms import parse
+from rbee_worker.ops.cpu.shared.held import HELD
 from rbee_worker.ops.cpu.shared.isa import Isa
 from rbee_worker.ops.cpu.shared.kernel_files import TEMPORARY, stem
+from rbee_worker.ops.cpu.shared.kernel_sources import is_kernel
 from rbee_worker.ops.cpu.shared.reading import ONE, SEVERAL, SHAPE, Reading, parsed
 
 VARIABLE = "RBEE_CPU_READING"
@@ -59,7 +61,7 @@ class Kept:
         """Of each kernel that has not changed since."""
         with suppress(OSError, msgspec.DecodeError):
             kept = msgspec.json.decode(self._path.read_bytes(), type=dict[str, Measured])
-            return {name: m for name, m in kept.items() if m.stem == self._stem(name)}
+            return {n: m for n, m in kept.items() if is_kernel(n) and m.stem == self._stem(n)}
         return {}
 
     def add(self, rates: Mapping[str, Mapping[str, float]]) -> str:
@@ -124,16 +126,26 @@ def fastest(measured: Mapping[str, Measured]) -> dict[str, Reading]:
 
 
 def shown(kept: Kept) -> dict[str, dict[str, Any]]:
-    """What is kept, for people; see `Backend.readings`. Raises UsageError as `asked` does."""
+    """What is kept or asked for, for people; see `Backend.readings`. Raises UsageError as `asked`
+    does."""
     wish, found = asked(), kept.read()
+    ways = fastest(found)
+    if isinstance(wish, Reading):
+        unmeasured = {held: f"linear.{held}" for held in HELD} | {_held(n): n for n in ways}
+        ways = dict.fromkeys({*ways, *unmeasured.values()}, wish)
     return {
         name: {
-            "held": parse(name.partition(".")[2])[0].name,
-            "way": str(wish if isinstance(wish, Reading) else reading),
-            "gb_s": found[name].rates,
+            "held": _held(name),
+            "way": str(way),
+            "gb_s": found[name].rates if name in found else {},
         }
-        for name, reading in sorted(fastest(found).items())
+        for name, way in sorted(ways.items())
     }
+
+
+def _held(kernel: str) -> str:
+    """The format of the weights that a kernel reads."""
+    return parse(kernel.partition(".")[2])[0].name
 
 
 def reading_kernels(kernels: Iterable[str]) -> list[str]:

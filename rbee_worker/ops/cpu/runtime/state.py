@@ -43,7 +43,7 @@ class CpuState:
         self.memory: list[Memory] = []
         for group, blocks in zip(groups, n_blocks, strict=True):
             if isinstance(group.spec, PagedKV):
-                shape = (group.layers, blocks, block_size)
+                shape = (group.layers, blocks * group.spec.lanes, block_size)
                 self.memory.append(_paged(group.spec, shape, dtype))
             else:
                 self.memory.append(_fixed(group.spec, group.layers, n_slots))

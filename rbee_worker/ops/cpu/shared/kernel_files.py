@@ -1,13 +1,14 @@
 """Compiled kernels as files of a folder: their names, reading them, and making them.
 
-Object files are `<name>-<key>.o`, with their argument structs in `.json`. Child processes compile
-them (`compile.py`), so that LLVM's memory goes back to the system.
+Object files are `<name>-<key>.o`; `.json` has their argument structs and a digest, by which files
+that are damaged are found and made again. Child processes compile them (`compile.py`), so that
+LLVM's memory goes back to the system.
 """
 
 from __future__ import annotations
 
 import functools
-import json
+import hashlib
 import os
 import re
 import sys
@@ -16,6 +17,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
+
+import msgspec
 
 from rbee_worker.errors import ModelError
 from rbee_worker.ops.cpu.shared.isa import Isa
@@ -65,11 +68,36 @@ def stem(name: str, where: Path | None = None) -> str:
     return f"{name}-{source_digest(name, where)}"
 
 
+class _Described(msgspec.Struct, frozen=True):
+    """The `.json` of an object file. digest: of its code and of `fields`."""
+
+    fields: tuple[tuple[str, str], ...]
+    digest: str
+
+
+def described(fields: tuple[tuple[str, str], ...], code: bytes) -> bytes:
+    """The content of the `.json` that belongs to `code`."""
+    return msgspec.json.encode(_Described(fields, _digest(fields, code)))
+
+
 def read(name: str, path: Path) -> Compiled:
-    """Kernel `name` from its files. path: theirs, without ending."""
-    fields = json.loads(path.with_name(path.name + ".json").read_bytes())
+    """Kernel `name` from its files. path: theirs, without ending. Raises OSError, and ValueError if
+    they are not what was written: after a loss of power a file may be cut, or have zeros."""
+    file = path.with_name(path.name + ".json")
+    try:
+        told = msgspec.json.decode(file.read_bytes(), type=_Described)
+    except msgspec.DecodeError as error:
+        raise ValueError(f"{file} is damaged") from error
     code = path.with_name(path.name + ".o").read_bytes()
-    return Compiled(name, code, tuple((field, kind) for field, kind in fields))
+    if told.digest != _digest(told.fields, code):
+        raise ValueError(f"{path} is damaged")
+    return Compiled(name, code, told.fields)
+
+
+def _digest(fields: tuple[tuple[str, str], ...], code: bytes) -> str:
+    made = hashlib.sha256(repr(fields).encode() + b"\0")
+    made.update(code)
+    return made.hexdigest()[:32]
 
 
 def compile_into(names: Sequence[str], where: Path, isa: Isa, report: Progress, jobs: int) -> None:

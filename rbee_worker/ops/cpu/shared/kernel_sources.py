@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+import msgspec
+
 from rbee_worker.errors import ModelError
 
 PACKAGE = "rbee_worker.ops.cpu"
@@ -88,8 +90,8 @@ def imports(where: Path | None = None) -> Imports:
         digest.update(module.encode() + b"\0" + texts[module])
     kept = None if where is None else where / f"imports-{digest.hexdigest()[:16]}.json"
     if kept is not None:
-        with suppress(OSError, ValueError):
-            graph: dict[str, list[str]] = json.loads(kept.read_bytes())
+        with suppress(OSError, msgspec.DecodeError):
+            graph = msgspec.json.decode(kept.read_bytes(), type=dict[str, list[str]])
             if graph.keys() == texts.keys():
                 return graph
     graph = {module: imports_of(module, text) for module, text in texts.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -91,3 +92,9 @@ class Heap:
 
     def _lend(self, first: int, last: int) -> Region:
         return Region(self._place(first, last), self._released.append)
+
+
+def address(array: npt.NDArray[Any]) -> int:
+    """Where an array's memory begins. Not by `array.ctypes`: for that, numpy asks for an attribute
+    by a new string in each call, and the interpreter keeps thousands of these."""
+    return int(array.__array_interface__["data"][0])

@@ -137,7 +137,7 @@ def gemv(
     rows, k = weight.shape
     n = rows // 2 if gated else rows
     out = torch.empty((1, n), dtype=form or x.dtype, device=x.device)
-    shape = shape or _shape(n, k, gated is not None, weight.dtype.itemsize)
+    shape = shape or gemv_shape(n, k, gated is not None, weight.dtype.itemsize)
     scale = None if norm is None else norm[0]
     if norm is not None and scale is None:
         scale = torch.ones(k, dtype=torch.float32, device=x.device)
@@ -151,7 +151,7 @@ def gemv(
     return out
 
 
-def _shape(n: int, k: int, gated: bool, element: int) -> GemvShape:
+def gemv_shape(n: int, k: int, gated: bool, element: int) -> GemvShape:
     """The tile for n rows of k columns.
 
     Measured on an H200 (bf16): two whole rows a program, all of their bytes in flight at once, beat

@@ -1,6 +1,9 @@
-"""Elementwise operations on rows: gated activations, activations, sums, rotary positions."""
+"""Operations on rows: gated activations, rotary positions, joining, factors by position."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import triton
@@ -9,7 +12,8 @@ from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from rbee_worker.ops.cuda.kernels.activations import activate
-from rbee_worker.ops.cuda.kernels.launch import dependent
+from rbee_worker.ops.cuda.kernels.each import by_columns
+from rbee_worker.ops.cuda.kernels.launch import dependent, power_of_two
 
 _BLOCK = 1024
 
@@ -82,5 +86,90 @@ def rope(x: Tensor, angles: Tensor, *, heads: int, interleaved: bool, pdl: bool 
         _rope[(n, heads)](
             x, angles, out, width, x.stride(0), HEAD=head, HALF=half, PAIRS=interleaved,
             BLOCK=triton.next_power_of_2(head), num_warps=1, **dependent(pdl),
+        )  # fmt: skip
+    return out
+
+
+@triton.jit
+def _part(x, x_row, to, row, head, c, WIDTH: tl.constexpr):
+    """Copy the columns of one head of a part, if it has any."""
+    if WIDTH > 0:
+        y = tl.load(x + row * x_row + head * WIDTH + c, mask=c < WIDTH, other=0.0)
+        tl.store(to + c, y.to(to.dtype.element_ty), mask=c < WIDTH)
+
+
+@triton.jit
+def _joined(
+    a, a_row, b, b_row, d, d_row, out, A: tl.constexpr, B: tl.constexpr, D: tl.constexpr,
+    BLOCK: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    """One program a row and head: its columns of each part, one part after another."""
+    if PDL:
+        gdc_launch_dependents()
+        gdc_wait()
+    row, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    c = tl.arange(0, BLOCK)
+    to = out + (row * tl.num_programs(1) + head) * (A + B + D)
+    _part(a, a_row, to, row, head, c, A)
+    _part(b, b_row, to + A, row, head, c, B)
+    _part(d, d_row, to + A + B, row, head, c, D)
+
+
+MOST_PARTS = 3
+
+
+def joined(parts: Sequence[Tensor], *, heads: int, pdl: bool = False) -> Tensor:
+    """See `Ops.concat`, of at most `MOST_PARTS` parts."""
+    assert len(parts) <= MOST_PARTS
+    n = parts[0].shape[0]
+    widths = [part.shape[1] // heads for part in parts]
+    out = torch.empty((n, heads * sum(widths)), dtype=parts[0].dtype, device=parts[0].device)
+    given: list[Any] = []
+    for part in map(by_columns, parts):
+        given += [part, part.stride(0)]
+    given += [None, 0] * (MOST_PARTS - len(parts))
+    sizes = [*widths, 0, 0]
+    if n:
+        block = power_of_two(max(widths))
+        _joined[(n, heads)](
+            *given, out, A=sizes[0], B=sizes[1], D=sizes[2], BLOCK=block,
+            num_warps=max(1, min(8, block // 256)), **dependent(pdl),
+        )  # fmt: skip
+    return out
+
+
+@triton.jit
+def _by_position(
+    x, x_row, positions, factors, out, width, count, every, offset, BLOCK: tl.constexpr,
+    PDL: tl.constexpr,
+):  # fmt: skip
+    if PDL:
+        gdc_launch_dependents()
+        gdc_wait()
+    row = tl.program_id(0).to(tl.int64)
+    c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    at = tl.minimum((tl.load(positions + row) + offset) // every, count - 1)
+    y = tl.load(x + row * x_row + c, mask=c < width, other=0.0).to(tl.float32)
+    y = y * tl.load(factors + at)
+    tl.store(out + row * width + c, y.to(out.dtype.element_ty), mask=c < width)
+
+
+def by_position(
+    x: Tensor,
+    positions: Tensor,
+    factors: Tensor,
+    *,
+    every: int,
+    offset: int,
+    pdl: bool = False,
+) -> Tensor:
+    """See `Ops.scale_by_position`; positions: int64 [N], factors: float32."""
+    n, width = x.shape
+    out = torch.empty((n, width), dtype=x.dtype, device=x.device)
+    x = by_columns(x)
+    if n:
+        _by_position[(n, triton.cdiv(width, _BLOCK))](
+            x, x.stride(0), positions, factors, out, width, len(factors), every, offset,
+            BLOCK=_BLOCK, num_warps=4, **dependent(pdl),
         )  # fmt: skip
     return out

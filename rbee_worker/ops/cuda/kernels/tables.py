@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import triton
 import triton.language as tl
@@ -65,6 +67,83 @@ def angles(
         _angles[(n,)](
             positions, frequencies, out, magnitude, half, BLOCK=power_of_two(half), num_warps=1,
             **dependent(pdl),
+        )  # fmt: skip
+    return out
+
+
+@triton.jit
+def _angles_by_length(
+    positions, starts, lengths, frequencies, longer, constants, out, sequences, magnitude,
+    longer_magnitude, switch, HALF: tl.constexpr, DYNAMIC: tl.constexpr, LONGER: tl.constexpr,
+    ONE_ROW: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    """One program a row; ONE_ROW: row b is sequence b's."""
+    if PDL:
+        gdc_launch_dependents()
+        gdc_wait()
+    row = tl.program_id(0).to(tl.int64)
+    b = row
+    if not ONE_ROW:
+        before = 0
+        for first in range(0, sequences, 64):
+            index = first + tl.arange(0, 64)
+            end = tl.load(starts + 1 + index, mask=index < sequences, other=row + 1)
+            before += tl.sum((end <= row).to(tl.int32), 0)
+        b = row * 0 + before
+    length = tl.load(lengths + b)
+    c = tl.arange(0, BLOCK)
+    if DYNAMIC:
+        theta, factor, original = (
+            tl.load(constants), tl.load(constants + 1), tl.load(constants + 2)
+        )  # fmt: skip
+        stretch = factor * tl.maximum(length.to(tl.float64), original) / original - (factor - 1.0)
+        base = tl.log(theta) + tl.log(stretch) * (HALF / (HALF - 1.0))
+        frequency = tl.exp(base * (c.to(tl.float64) * -1.0 / HALF)).to(tl.float32)
+    else:
+        frequency = tl.load(frequencies + c, mask=c < HALF, other=0.0)
+    if LONGER:
+        is_long = length > switch
+        others = tl.load(longer + c, mask=c < HALF, other=0.0)
+        frequency = tl.where(is_long, others, frequency)
+        magnitude = tl.where(is_long, longer_magnitude, magnitude)
+    angle = tl.load(positions + row).to(tl.float32) * frequency
+    at = out + row * 2 * HALF + c
+    tl.store(at, tl.cos(angle) * magnitude, mask=c < HALF)
+    tl.store(at + HALF, tl.sin(angle) * magnitude, mask=c < HALF)
+
+
+class ByLength(NamedTuple):
+    """How frequencies follow from a sequence's length; see `RopeSpec`. constants: float64, theta,
+    factor and original length of `dynamic`; longer: float32 [half], frequencies of sequences longer
+    than `switch`, whose cosines are times `magnitude`."""
+
+    constants: Tensor | None
+    longer: Tensor | None
+    switch: int
+    magnitude: float
+
+
+def angles_by_length(
+    positions: Tensor,
+    frequencies: Tensor,
+    magnitude: float,
+    how: ByLength,
+    seq_starts: Tensor,
+    lengths: Tensor,
+    *,
+    one_row: bool,
+    pdl: bool = False,
+) -> Tensor:
+    """As `angles`, with frequencies by the length of a row's sequence. seq_starts int64 [B + 1] and
+    lengths int64 [B]: see `Batch`; one_row: every sequence has one row."""
+    n, half = len(positions), len(frequencies)
+    out = torch.empty((n, 2 * half), dtype=torch.float32, device=positions.device)
+    if n:
+        _angles_by_length[(n,)](
+            positions, seq_starts, lengths, frequencies, how.longer, how.constants, out,
+            len(lengths), magnitude, how.magnitude, how.switch, HALF=half,
+            DYNAMIC=how.constants is not None, LONGER=how.longer is not None, ONE_ROW=one_row,
+            BLOCK=power_of_two(half), num_warps=1, **dependent(pdl),
         )  # fmt: skip
     return out
 

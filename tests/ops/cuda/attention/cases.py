@@ -38,6 +38,7 @@ class Case:
     cache_dtype: torch.dtype | None = None
     seed: int = 0
     options: dict[str, Any] = field(default_factory=dict)
+    ahead: int = 0  # rows see so many positions more than their own, up to the last one
 
     def __post_init__(self) -> None:
         draw = torch.Generator().manual_seed(self.seed)
@@ -90,15 +91,21 @@ class Case:
             "heads": self.heads,
             "scale": self.k_dim**-0.5,
             "values": self.v_dim if self.latent else None,
+            "until": self.until() if self.ahead else None,
             **self.options,
         }
+
+    def until(self) -> Tensor:
+        """The last position that each row sees."""
+        seen = [np.minimum(a + self.ahead, n - 1) for a, n in zip(self.at, self.lens, strict=True)]
+        return torch.tensor(np.concatenate(seen), dtype=torch.int64, device=DEVICE)
 
     def expected(self) -> F64:
         """[N, heads * v_dim] in float64."""
         q = self.q.double().cpu().numpy().reshape(-1, self.heads, self.k_dim)
         parts = np.split(q, np.cumsum(self.rows)[:-1])
         whole = [
-            attention(part, k, v, at, self.k_dim**-0.5, **self.options)
+            attention(part, k, v, at, self.k_dim**-0.5, ahead=self.ahead, **self.options)
             for part, k, v, at in zip(parts, self.keys, self.values, self.at, strict=True)
         ]
         return np.concatenate(whole).reshape(len(q), -1)
@@ -117,6 +124,7 @@ def attention(
     slopes: Tensor | None = None,
     sinks: Tensor | None = None,
     causal: bool = True,
+    ahead: int = 0,
 ) -> F64:
     """q [n, heads, k_dim] at positions `at`, k [T, kv_heads, k_dim], v -> [n, heads, v_dim]."""
     group = q.shape[1] // k.shape[1]
@@ -127,7 +135,7 @@ def attention(
     behind = np.arange(len(k))[None, :] - at[:, None]
     if slopes is not None:
         x = x + slopes.double().cpu().numpy()[:, None, None] * behind
-    seen = behind <= 0 if causal else behind < (len(k) if window is None else window)
+    seen = behind <= ahead if causal else behind < (len(k) if window is None else window)
     if not causal and window is None:
         seen = np.ones_like(behind, dtype=bool)
     if window is not None:

@@ -86,6 +86,12 @@ def test_keys_of_a_source(rows: list[int]) -> None:
     check(Case(rows, [40, 3], 2, 1, 16, 16, source=True, options={"causal": False}))
 
 
+@pytest.mark.parametrize("options", [{}, {"window": 9}, {"window": 40, "softcap": 2.0}], ids=str)
+@pytest.mark.parametrize("rows", [[33, 20], [70, 1]], ids=str)
+def test_rows_of_a_picture_see_later_ones(rows: list[int], options: dict[str, Any]) -> None:
+    check(Case(rows, [70, 40], 4, 2, 16, 16, options=options, ahead=13))
+
+
 @pytest.mark.parametrize("rows", [[1, 1], [1, 9]], ids=str)
 @pytest.mark.parametrize("cache", [torch.float16, torch.float8_e4m3fn], ids=str)
 def test_half_precision(rows: list[int], cache: torch.dtype) -> None:

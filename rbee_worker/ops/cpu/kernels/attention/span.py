@@ -47,11 +47,22 @@ def find(
     groups of the span get the address of the first one."""
     per_block = s.idiv(block, KEYS)
     first, last = s.idiv(low, KEYS), s.idiv(high + KEYS - 1, KEYS)
-    for n in range(POINTERS):
-        g = s.idiv(begin, KEYS) + (n if n >= first and n < last else first)
-        number = s.get_i32(table + 4 * s.idiv(g, per_block))
-        place = (number * heads + head) * per_block + s.imod(g, per_block)
+    group = s.idiv(begin, KEYS) + first
+    entry = table + 4 * s.idiv(group, per_block)
+    within, other = s.imod(group, per_block), 0
+    for n in range(first, s.larger(last, first + 1)):
+        place = (s.get_i32(entry) * heads + head) * per_block + within
         s.set_i64(out + 8 * n, base + place * bytes_each)
+        if n == first:
+            other = base + place * bytes_each
+        within += 1
+        if within == per_block:
+            within = 0
+            entry += 4
+    for n in range(first):
+        s.set_i64(out + 8 * n, other)
+    for n in range(s.larger(last, first + 1), POINTERS):
+        s.set_i64(out + 8 * n, other)
 
 
 def span_of(kind: str, latent: bool, narrow: int) -> Callable[..., Any]:
@@ -137,16 +148,20 @@ def _weighted(kind: str, narrow: int) -> Callable[..., Any]:
     """
     size = micro.BYTES[kind]
     wide = [micro.values(kind, n, micro.WIDE, 0) for n in (1, 2, 3, 4)]
+    pairs = [micro.values(kind, n, 2, 0) for n in (1, 2, 3, 4)]
     single = [micro.values(kind, n, 1, narrow) for n in (1, 2, 3, 4)]
     step = 16 * micro.WIDE
 
-    def columns(block: Any, one: Any) -> Any:
+    def columns(block: Any, two: Any, one: Any) -> Any:
         @noinline
         def run(p: Ptr, groups: Ptr, begin: Int, end: Int, acc: Ptr, width: Int) -> None:
             row, stride, c = width * size, 4 * ((width + 15) & ~15), 0
             while c + step <= width:
                 block(p, SCORES, groups, begin, end, row, c * size, acc + 4 * c, stride)
                 c += step
+            if c + 32 <= width:
+                two(p, SCORES, groups, begin, end, row, c * size, acc + 4 * c, stride)
+                c += 32
             while c < width:
                 at = s.larger(s.smaller(c, width - 16), 0)
                 one(p, SCORES, groups, begin, end, row, at * size, acc + 4 * c, stride)
@@ -154,7 +169,7 @@ def _weighted(kind: str, narrow: int) -> Callable[..., Any]:
 
         return run
 
-    one, two, three, four = (columns(w, n) for w, n in zip(wide, single, strict=True))
+    one, two, three, four = (columns(*ways) for ways in zip(wide, pairs, single, strict=True))
 
     @device
     def batch(n: Int, p: Ptr, groups: Ptr, stats: Ptr, acc: Ptr, width: Int) -> None:

@@ -34,11 +34,13 @@ class Encoding:
     """How unsigned bytes u encode a block's weights: w = d * (u - offset) + m.
 
     halves: d and m change after 16 columns. offset: a power of two, or 0. mins: there is an m.
+    most: the largest magnitude of u - offset, where there are halves.
     """
 
     halves: bool = False
     offset: int = 0
     mins: bool = False
+    most: int = 0
 
 
 class Block(NamedTuple):
@@ -226,16 +228,16 @@ BLOCKS: dict[str, tuple[Callable[[Pen, Ref, Ref], Block], Encoding]] = {
     "q5_0": (q5_0, Encoding(offset=16)),
     "q5_1": (q5_1, Encoding(mins=True)),
     "q8_0": (q8_0, Encoding(offset=128)),
-    "q2_k": (q2_k, Encoding(halves=True, mins=True)),
-    "q3_k": (q3_k, Encoding(halves=True, offset=4)),
+    "q2_k": (q2_k, Encoding(halves=True, mins=True, most=3)),
+    "q3_k": (q3_k, Encoding(halves=True, offset=4, most=4)),
     "q4_k": (q4_k, Encoding(mins=True)),
     "q5_k": (q5_k, Encoding(mins=True)),
-    "q6_k": (q6_k, Encoding(halves=True, offset=32)),
+    "q6_k": (q6_k, Encoding(halves=True, offset=32, most=32)),
     "iq4_nl": (iq4_nl, Encoding(offset=128)),
     "iq4_xs": (iq4_xs, Encoding(offset=128)),
     "mxfp4": (mxfp4, Encoding(offset=128)),
-    "iq1": (eighths(IQ1), Encoding(halves=True, offset=128)),
-    "iq2": (eighths(IQ2), Encoding(halves=True, offset=128)),
+    "iq1": (eighths(IQ1), Encoding(halves=True, offset=128, most=9)),
+    "iq2": (eighths(IQ2), Encoding(halves=True, offset=128, most=43)),
     "iq3_xxs": (iq3_xxs, Encoding(offset=128)),
     "iq3_s": (iq3_s, Encoding(offset=128)),
 }

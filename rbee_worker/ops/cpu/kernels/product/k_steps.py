@@ -14,7 +14,7 @@ i32 -32 sum v of 16-31; k16 then 32 bytes v.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rbee_worker.ops.cpu.compiler import emit as e
@@ -26,6 +26,7 @@ from rbee_worker.ops.cpu.shared.forms import BYTES, CELL, LOW, SCALE, SUM, TOKEN
 from rbee_worker.ops.cpu.shared.held import HELD
 
 CELLS = UNIT // CELL
+Unpack = Callable[[Pen, Ref, Ref], Block]  # reads block j of the unit at p, as in `blocks.py`
 LESS_HIGH, LESS_LOW, SUMS = (36, 44), (48, 60), (52, 56)
 
 
@@ -99,26 +100,35 @@ def _units(
         for run, unit in zip(runs, units, strict=True):
             found, at = unpack(pen, unit, block), x + block * block_step(form)
             for n, total in enumerate(totals):
-                total[run] = _block(pen, total[run], at, found, encoding, form, n)
+                total[run] = add_block(pen, total[run], at, found, encoding, form, n)
         return [v.value for total in totals for v in total]
 
     zero, last = e.number(0), e.number(CELLS)
-    start = [e.const(0)] * (count * len(planes(form)))
-    totals = _planes([pen.vec(v) for v in e.loop(pen.b, zero, last, start, body)], count)
+    nothing = [e.const(0)] * (count * len(planes(form)))
+    totals = _planes([pen.vec(v) for v in e.loop(pen.b, zero, last, nothing, body)], count)
     settled = []
     for run, acc, unit in zip(runs, sums, units, strict=True):
         d = unpack(pen, unit, pen.ref(zero)).unit
         assert d is not None
-        integers = [joined(pen, parts) for parts in zip(*(t[run] for t in totals), strict=True)]
-        for t, (whole, total) in enumerate(zip(integers, acc, strict=True)):
-            settled.append((d * pen.splat(x + (BYTES[form] * t + SCALE))).fma(whole, total))
+        settled += settle(pen, acc, [t[run] for t in totals], d, x, form)
     if encoding.mins:
-        settled = _minimums(pen, settled, x, units, name, form)
+        settled = add_all_minimums(pen, settled, x, units, unpack, encoding, form)
     return [settled[run] for run in runs]
 
 
 def _planes(values: list[Vec], count: int) -> list[list[Vec]]:
     return [values[n : n + count] for n in range(0, len(values), count)]
+
+
+def settle(
+    pen: Pen, sums: list[Vec], totals: list[list[Vec]], d: Vec, x: Ref, form: str
+) -> list[Vec]:
+    """Sums plus (d * scale of x) * (the totals of all planes, joined), for the tokens from x on."""
+    out = []
+    for t, (total, *parts) in enumerate(zip(sums, *totals, strict=True)):
+        scale = pen.splat(x + (BYTES[form] * t + SCALE))
+        out.append((d * scale).fma(joined(pen, parts), total))
+    return out
 
 
 def joined(pen: Pen, parts: Sequence[Vec]) -> Vec:
@@ -127,10 +137,11 @@ def joined(pen: Pen, parts: Sequence[Vec]) -> Vec:
     return high.fma(pen.number(256.0), low[0]) if low else high
 
 
-def _minimums(
-    pen: Pen, sums: list[Vec], x: Ref, units: list[Ref], name: str, form: str
-) -> list[Vec]:
-    unpack, encoding = BLOCKS[name]
+def add_all_minimums(
+    pen: Pen, sums: list[Vec], x: Ref, units: list[Ref], unpack: Unpack, encoding: Encoding,
+    form: str,
+) -> list[Vec]:  # fmt: skip
+    """`add_minimums` of every block; sums: the tokens' of each unit in turn."""
     tokens = len(sums) // len(units)
 
     def body(j: e.Value, carried: list[e.Value]) -> list[e.Value]:
@@ -156,7 +167,7 @@ def add_minimums(
     return acc
 
 
-def _block(
+def add_block(
     pen: Pen, totals: list[Vec], x: Ref, block: Block, encoding: Encoding, form: str, plane: int
 ) -> list[Vec]:
     """Totals plus a block's part of H (plane 0) or L (plane 1), for the tokens from x on."""
@@ -167,14 +178,14 @@ def _block(
     runs = [range(4), range(4, 8)] if encoding.halves else [range(8)]
     for half, (run, scale) in enumerate(zip(runs, block.scale, strict=False)):
         places = less[half : half + 1] if encoding.halves else less
-        starts = [_start(pen, encoding, at, places, raised) for at in xs]
+        starts = [start(pen, encoding, at, places, raised) for at in xs]
         bytes_at = [at + planes(form)[plane] for at in xs]
         sums = dots(pen, starts, block, raised, bytes_at, run)
         totals = [total + s * scale for total, s in zip(totals, sums, strict=True)]
     return totals
 
 
-def _start(pen: Pen, encoding: Encoding, x: Ref, places: tuple[int, ...], raised: int) -> Vec:
+def start(pen: Pen, encoding: Encoding, x: Ref, places: tuple[int, ...], raised: int = 0) -> Vec:
     """-offset * sum x, times 2^raised: added to sum u x it makes sum (u - offset) x."""
     if not encoding.offset:
         return pen.izeros()

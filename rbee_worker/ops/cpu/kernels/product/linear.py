@@ -5,7 +5,8 @@ than the format's own. A tile is one group of 16 rows and up to 8 tokens, or 4 o
 token. How weights are read is an argument, because processors differ (`reading.py`): with one token
 4 groups at once or one after another, and which weights are prefetched during the work on these.
 With AMX, products of packed weights take 16 tokens at a time in tile registers (`amx_loops.py`),
-and the rest here. Every (row, token) sums its blocks in ascending order, whichever tile it is in.
+and the rest here; with AVX-512 VNNI alone, many tokens by some formats go by `panels.py`. Every
+(row, token) sums its blocks in ascending order, whichever tile it is in.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 from rbee_worker.ops.cpu.compiler import simd as s
 from rbee_worker.ops.cpu.compiler.kernel import Kernel, device, kernel
 from rbee_worker.ops.cpu.compiler.simd import Int, Ptr
-from rbee_worker.ops.cpu.kernels.product import amx, amx_loops, k_steps, steps
+from rbee_worker.ops.cpu.kernels.product import amx, amx_loops, k_steps, panels, steps
 from rbee_worker.ops.cpu.kernels.shares import claim
 from rbee_worker.ops.cpu.shared.forms import BYTES, NATIVE, TOKENS, UNITS, at_once, parse
 from rbee_worker.ops.cpu.shared.held import HELD
@@ -98,6 +99,8 @@ def product(name: str, form: str) -> Callable[..., None]:
     wide4, wide2 = (_wide(g, name, form) for g in (4, 2))
     suits = amx.suits(name, form)
     sixteens: Any = amx_loops.product(name, form) if suits else None
+    unpacked = panels.suits(name, form)
+    many: Any = panels.product(name, form) if unpacked else None
 
     @device
     def run(
@@ -110,6 +113,9 @@ def product(name: str, form: str) -> Callable[..., None]:
         if suits and amx.available() and n >= amx.TOKENS:
             done = n & -amx.TOKENS
             sixteens(w, first, last, x, done, y, stride, bias, units, rows, token, chunk)
+        if unpacked and panels.available() and n >= panels.FEWEST:
+            done = n
+            many(w, first, last, x, n, y, stride, bias, units, rows, token)
         for start in range(done, n, chunk):
             stop, low, ahead = s.smaller(start + chunk, n), first, far
             if stop - start == 1:

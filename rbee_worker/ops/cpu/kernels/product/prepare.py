@@ -166,10 +166,22 @@ def build(variant: str) -> Kernel:
         n = s.get_i64(step + 8 * count)
         blocks = s.idiv(cols + 31, 32)
         runs = n * s.idiv(blocks, per)
-        for item in range(s.idiv(tid * runs, nt) * per, s.idiv((tid + 1) * runs, nt) * per):
-            t, b = s.idiv(item, blocks), s.imod(item, blocks)
-            p, left = x + 4 * (t * stride + 32 * b), cols - 32 * b
-            place = (s.idiv(t, 8) * blocks + b) * 8 + s.imod(t, 8)
-            block(s.load_first(p, left), s.load_first(p + 64, left - 16), out + size * place)
+        first, last = s.idiv(tid * runs, nt) * per, s.idiv((tid + 1) * runs, nt) * per
+        t = s.idiv(first, blocks)
+        b = first - t * blocks
+        while first < last:
+            end = s.smaller(blocks, b + last - first)
+            first += end - b
+            p = x + 4 * t * stride
+            to = out + size * ((t >> 3) * 8 * blocks + (t & 7))
+            for n in range(b, end):
+                at, left = p + 128 * n, cols - 32 * n
+                if left >= 32:
+                    block(s.load_f32(at), s.load_f32(at + 64), to + 8 * size * n)
+                else:
+                    a, rest = s.load_first(at, left), s.load_first(at + 64, left - 16)
+                    block(a, rest, to + 8 * size * n)
+            t += 1
+            b = 0
 
     return kernel(f"prepare.{variant}")(run)

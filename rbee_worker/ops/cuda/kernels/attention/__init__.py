@@ -2,7 +2,7 @@
 
 from rbee_worker.ops.cuda.kernels.attention.attend import attend
 from rbee_worker.ops.cuda.kernels.attention.attend_decode import attend_decode
-from rbee_worker.ops.cuda.kernels.attention.prompts import attend_prompts
+from rbee_worker.ops.cuda.kernels.attention.prompts import attend_prompts, takes_prompts
 from rbee_worker.ops.cuda.kernels.attention.shapes import fixed_tiles
 from rbee_worker.ops.cuda.kernels.attention.write import split_rope_write, write_kv
 
@@ -12,5 +12,6 @@ __all__ = [
     "attend_prompts",
     "fixed_tiles",
     "split_rope_write",
+    "takes_prompts",
     "write_kv",
 ]

@@ -37,6 +37,7 @@ def attend(
     distances: Tensor | None = None,
     causal: bool = True,
     values: int | None = None,
+    until: Tensor | None = None,
     invariant: bool = False,
     pdl: bool = False,
     single: Tiles | None = None,
@@ -46,11 +47,11 @@ def attend(
 
     k_cache [blocks, block_size, kv_heads, k_dim] and v_cache [.., v_dim]: any strides but 1 for the
     last. values: v_cache is not used; values are the first `values` columns of the keys. table
-    int32 [B, columns], seq_starts [B + 1], kv_lens [B], positions [N]: see `Batch`. longest_rows,
-    longest_keys: upper bounds of the sequences' rows and keys; with longest_rows 1 every sequence
-    has one row, the launch depends on shapes and these bounds only, and it may be captured. slopes,
-    sinks: float32 [heads]; distances: float32, [heads, 2 * reach + 1] in one row. Other options:
-    see `Ops.attend`.
+    int32 [B, columns], seq_starts [B + 1], kv_lens [B], positions, until [N]: see `Batch`.
+    longest_rows, longest_keys: upper bounds of the sequences' rows and keys; with longest_rows 1
+    every sequence has one row, the launch depends on shapes and these bounds only, and it may be
+    captured. slopes, sinks: float32 [heads]; distances: float32, [heads, 2 * reach + 1] in one row.
+    Other options: see `Ops.attend`.
 
     single, several: tiles for sequences with one row and with more, instead of `shapes`' choice.
 
@@ -74,7 +75,10 @@ def attend(
     assert q.stride(1) == k_cache.stride(3) == 1
     assert longest_rows > 1 or rows == batch
     parts = Parts.of(k_dim, v_dim, latent)
-    call = _Call(q, k_cache, v_cache, table, seq_starts, kv_lens, positions, out, heads, parts)
+    upto = positions if until is None else until
+    call = _Call(
+        q, k_cache, v_cache, table, seq_starts, kv_lens, positions, upto, out, heads, parts
+    )
     group, dims, element = heads // kv_heads, k_dim + (0 if latent else v_dim), q.element_size()
     single = single or decode_tiles(
         batch=1 if invariant else batch,
@@ -118,6 +122,7 @@ class _Call(NamedTuple):
     seq_starts: Tensor
     kv_lens: Tensor
     positions: Tensor
+    until: Tensor
     out: Tensor
     heads: int
     parts: Parts
@@ -161,6 +166,7 @@ def _launch(
         call.seq_starts,
         call.kv_lens,
         call.positions,
+        call.until,
         out=call.out,
         sequences=call.table.shape[0],
         q_row=call.q.stride(0),

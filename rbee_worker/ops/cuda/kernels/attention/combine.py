@@ -16,15 +16,14 @@ from rbee_worker.ops.cuda.kernels.attention.fold import store_columns
 
 @triton.jit
 def store_partial(
-    partial, extremes, rows, real, filled, split, top, total, acc0, acc1,
+    partial, extremes, rows, real, valid, split, top, total, acc0, acc1,
     SPLITS: tl.constexpr, V_DIM: tl.constexpr, V0: tl.constexpr, V1: tl.constexpr,
 ):  # fmt: skip
     """One split's result. rows int64 [M]: unit * heads + head; a unit is a row or a sequence.
 
     partial: float32 [units, heads, SPLITS, V_DIM]; extremes: float32 [units, heads, SPLITS, 2].
-    filled: the split is live and has values.
+    real, valid bool [M]: has a place; has values as well, which a split without keys has not.
     """
-    valid = real & filled
     place = rows * SPLITS + split
     at = partial + (place * V_DIM)[:, None]
     store_columns(at, valid[:, None], acc0, 0, V0, V_DIM)

@@ -39,15 +39,17 @@ def new_token(
     inside = slot % BLOCK
     k_to = k + block * k_block + inside * k_row
     v_to = v + block * v_block + inside * v_row
+    k_end = tl.where(stores, K_DIM, 0)  # Triton 3.9 interprets no mask with a scalar in it
+    v_end = tl.where(stores, V_DIM, 0)
     column = tl.arange(0, K0)[None, :]
-    tl.store(k_to + column, key0, mask=stores & (column < K_DIM))
+    tl.store(k_to + column, key0, mask=column < k_end)
     column = tl.arange(0, V0)[None, :]
-    tl.store(v_to + column, value0, mask=stores & (column < V_DIM))
+    tl.store(v_to + column, value0, mask=column < v_end)
     x = tl.sum(q0.to(tl.float32) * key0.to(q0.dtype).to(tl.float32), 1)
     if K1 > 0:
         key1 = key1.to(held)
         column = K0 + tl.arange(0, K1)[None, :]
-        tl.store(k_to + column, key1, mask=stores & (column < K_DIM))
+        tl.store(k_to + column, key1, mask=column < k_end)
         x += tl.sum(q1.to(tl.float32) * key1.to(q0.dtype).to(tl.float32), 1)
     if CAP:
         x = cap * (1.0 - 2.0 / (tl.exp(x * cap_scale) + 1.0))
@@ -56,7 +58,7 @@ def new_token(
     if V1 > 0:
         value1 = load_columns(values, always, V0, V1, V_DIM).to(v.dtype.element_ty)
         column = V0 + tl.arange(0, V1)[None, :]
-        tl.store(v_to + column, value1, mask=stores & (column < V_DIM))
+        tl.store(v_to + column, value1, mask=column < v_end)
         acc1 = tl.zeros([BM, V1], tl.float32) + value1.to(q0.dtype).to(tl.float32)
     return x, acc0, acc1
 
@@ -152,7 +154,8 @@ def attend_new(
         at = n + tl.arange(0, 1)  # of all rows
         if STAGES <= 1:
             top, total, acc0, acc1 = walk_on(
-                top, total, acc0, acc1, q0, q1, k0, k1, v0, v1, blocks, slope, at, begin, end,
+                top, total, acc0, acc1, q0, q1, k0, k1, v0, v1, blocks, slope, at, at, begin,
+                end,
                 k_pages, v_pages, pages, low, n, n,
                 k_block, k_row, v_block, v_row, factor, scale, cap, cap_scale, window, chunk, reach,
                 BN, BLOCK, K_DIM, K0, K1, V_DIM, V0, V1, False,
@@ -160,7 +163,7 @@ def attend_new(
             )  # fmt: skip
         else:
             top, total, acc0, acc1 = walk(
-                top, total, acc0, acc1, q0, q1, slope, at, begin, end,
+                top, total, acc0, acc1, q0, q1, slope, at, at, begin, end,
                 k_pages, v_pages, pages, low, n, n,
                 k_block, k_row, v_block, v_row, factor, scale, cap, cap_scale, window, chunk, reach,
                 BN, BLOCK, K_DIM, K0, K1, V_DIM, V0, V1, False,

@@ -108,11 +108,13 @@ def fold(top, total, acc0, acc1, x, factor, v0, v1, V1: tl.constexpr):
 
 @triton.jit
 def seen_keys(
-    at, key, length, window, chunk, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, CHUNK: tl.constexpr
-):
-    """bool: which of a sequence's `length` keys, at positions `key`, the queries at `at` see."""
+    at, upto, key, length, window, chunk,
+    CAUSAL: tl.constexpr, WINDOW: tl.constexpr, CHUNK: tl.constexpr,
+):  # fmt: skip
+    """bool: which of a sequence's `length` keys, at positions `key`, the queries at `at` see.
+    upto: if CAUSAL, the last position that they see."""
     if CAUSAL:
-        seen = (key <= at) & (key < length)
+        seen = (key <= upto) & (key < length)
     else:
         seen = key < length
         if WINDOW:
@@ -137,7 +139,8 @@ def lowest_seen(at, window, chunk, WINDOW: tl.constexpr, CHUNK: tl.constexpr):
 
 @triton.jit
 def end_seen(at, length, window, CAUSAL: tl.constexpr, WINDOW: tl.constexpr):
-    """One more than the last of `length` keys that a query at `at` sees."""
+    """One more than the last of `length` keys that a query at `at` sees; if CAUSAL, at: the last
+    position that it sees."""
     end = length
     if CAUSAL:
         end = tl.minimum(at + 1, length)

@@ -50,7 +50,7 @@ def locate(tile, seq_starts, sequences, G: tl.constexpr, BM: tl.constexpr):
 
 @triton.jit(do_not_specialize=["sequences", "table_row", "window", "chunk", "reach"])
 def attend_rows(
-    q, k, v, table, seq_starts, kv_lens, positions, slopes, sinks,
+    q, k, v, table, seq_starts, kv_lens, positions, until, slopes, sinks,
     out, partial, extremes, counters,
     sequences, q_row, k_block, k_row, k_head, v_block, v_row, v_head, table_row,
     factor, scale, cap, cap_scale, window, chunk, reach,
@@ -98,7 +98,8 @@ def attend_rows(
         row = (first_row + m // G).to(tl.int64)
         head = h * G + m % G
         at = tl.load(positions + row, mask=real, other=0).to(tl.int32)
-        high = tl.max(tl.where(real, end_seen(at, length, window, CAUSAL, WINDOW), 0), 0)
+        upto = tl.load(until + row, mask=real, other=0).to(tl.int32)
+        high = tl.max(tl.where(real, end_seen(upto, length, window, CAUSAL, WINDOW), 0), 0)
         low = tl.min(tl.where(real, lowest_seen(at, window, chunk, WINDOW, CHUNK), 2147483647), 0)
         first_tile = low // BN
         last_tile = tl.maximum(tl.cdiv(high, BN), first_tile)
@@ -132,7 +133,7 @@ def attend_rows(
             whole_begin = end
             whole_end = end
             if WHICH >= LONGER:
-                ends = end_seen(at, length, window, CAUSAL, WINDOW)
+                ends = end_seen(upto, length, window, CAUSAL, WINDOW)
                 lows = lowest_seen(at, window, chunk, WINDOW, CHUNK)
                 whole_begin = tl.cdiv(tl.max(tl.where(real, lows, 0), 0), BN)
                 whole_end = tl.min(tl.where(real, ends, 2147483647), 0) // BN
@@ -140,7 +141,7 @@ def attend_rows(
                 whole_end = tl.minimum(tl.maximum(whole_end, whole_begin), end)
                 if WINDOW or CHUNK:
                     top, total, acc0, acc1 = walk(
-                        top, total, acc0, acc1, q0, q1, slope, at, begin, whole_begin,
+                        top, total, acc0, acc1, q0, q1, slope, at, upto, begin, whole_begin,
                         k_pages, v_pages, pages, low, high, length,
                         k_block, k_row, v_block, v_row,
                         factor, scale, cap, cap_scale, window, chunk, reach,
@@ -148,7 +149,8 @@ def attend_rows(
                         CAUSAL, WINDOW, CHUNK, CAP, SLOPES, True, STAGES,
                     )  # fmt: skip
                 top, total, acc0, acc1 = walk(
-                    top, total, acc0, acc1, q0, q1, slope, at, whole_begin, whole_end,
+                    top, total, acc0, acc1, q0, q1, slope, at, upto, whole_begin,
+                    whole_end,
                     k_pages, v_pages, pages, low, high, length,
                     k_block, k_row, v_block, v_row,
                     factor, scale, cap, cap_scale, window, chunk, reach,
@@ -157,7 +159,7 @@ def attend_rows(
                 )  # fmt: skip
                 begin = whole_end
             top, total, acc0, acc1 = walk(
-                top, total, acc0, acc1, q0, q1, slope, at, begin, end,
+                top, total, acc0, acc1, q0, q1, slope, at, upto, begin, end,
                 k_pages, v_pages, pages, low, high, length,
                 k_block, k_row, v_block, v_row,
                 factor, scale, cap, cap_scale, window, chunk, reach,
@@ -189,8 +191,10 @@ def finish(
     """
     parts = unit * HEADS + head
     if COMBINE == LATER:
+        # compared as vectors: Triton 3.9 interprets no mask with a scalar in it
+        live = real & (split + row * 0 < active)
         store_partial(
-            partial, extremes, parts, real, split < active, split, top, total, acc0, acc1,
+            partial, extremes, parts, real, live, split, top, total, acc0, acc1,
             SPLITS, V_DIM, V0, V1,
         )  # fmt: skip
     elif split < active:
@@ -206,7 +210,7 @@ def finish(
         else:
             if COMBINE == LAST_COMBINES:
                 store_partial(
-                    partial, extremes, parts, real, True, split, top, total, acc0, acc1,
+                    partial, extremes, parts, real, real, split, top, total, acc0, acc1,
                     SPLITS, V_DIM, V0, V1,
                 )  # fmt: skip
                 tl.debug_barrier()

@@ -43,6 +43,8 @@ def decode_tiles(
     elif dims <= 256:
         few = programs < PROCESSORS and longest_keys > 1024
         BN, warps, stages = (64, 4, 0) if few else (32, 2, 0)
+        if programs > 8 * PROCESSORS:  # more than twice what runs at once: registers count
+            stages = 2
     elif dims <= 512:
         BN, warps, stages = 32, 4, 0
     else:

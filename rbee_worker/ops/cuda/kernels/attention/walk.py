@@ -16,7 +16,7 @@ from rbee_worker.ops.cuda.kernels.attention.fold import (
 
 @triton.jit
 def use_tile(
-    top, total, acc0, acc1, q0, q1, k0, k1, v0, v1, slope, at, key, length,
+    top, total, acc0, acc1, q0, q1, k0, k1, v0, v1, slope, at, upto, key, length,
     factor, scale, cap, cap_scale, window, chunk, reach,
     K1: tl.constexpr, V1: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
     CHUNK: tl.constexpr, CAP: tl.constexpr, SLOPES: tl.constexpr, MASKED: tl.constexpr,
@@ -25,7 +25,9 @@ def use_tile(
     behind = key[None, :] - at[:, None]
     x = raw_scores(q0, q1, k0, k1, slope, behind, scale, cap, cap_scale, reach, K1, CAP, SLOPES)
     if MASKED:
-        seen = seen_keys(at[:, None], key[None, :], length, window, chunk, CAUSAL, WINDOW, CHUNK)
+        seen = seen_keys(
+            at[:, None], upto[:, None], key[None, :], length, window, chunk, CAUSAL, WINDOW, CHUNK
+        )
         x = tl.where(seen, x, float("-inf"))
     return fold(top, total, acc0, acc1, x, factor, v0, v1, V1)
 
@@ -53,7 +55,7 @@ def first_tile(
 
 @triton.jit
 def walk_on(
-    top, total, acc0, acc1, q0, q1, k0, k1, v0, v1, blocks, slope, at, begin, end,
+    top, total, acc0, acc1, q0, q1, k0, k1, v0, v1, blocks, slope, at, upto, begin, end,
     k, v, table, low, high, length,
     k_block, k_row, v_block, v_row, factor, scale, cap, cap_scale, window, chunk, reach,
     BN: tl.constexpr, BLOCK: tl.constexpr,
@@ -77,7 +79,7 @@ def walk_on(
             )  # fmt: skip
             blocks = load_blocks(table, later + BN, later + BN < high, BLOCK)
         top, total, acc0, acc1 = use_tile(
-            top, total, acc0, acc1, q0, q1, k0, k1, v0, v1, slope, at, key, length,
+            top, total, acc0, acc1, q0, q1, k0, k1, v0, v1, slope, at, upto, key, length,
             factor, scale, cap, cap_scale, window, chunk, reach,
             K1, V1, CAUSAL, WINDOW, CHUNK, CAP, SLOPES, MASKED,
         )  # fmt: skip
@@ -98,7 +100,7 @@ def walk_on(
 
 @triton.jit
 def walk(
-    top, total, acc0, acc1, q0, q1, slope, at, begin, end,
+    top, total, acc0, acc1, q0, q1, slope, at, upto, begin, end,
     k, v, table, low, high, length,
     k_block, k_row, v_block, v_row, factor, scale, cap, cap_scale, window, chunk, reach,
     BN: tl.constexpr, BLOCK: tl.constexpr,
@@ -119,7 +121,7 @@ def walk(
             BN, BLOCK, K_DIM, K0, K1, V_DIM, V0, V1, LATENT, q0.dtype,
         )  # fmt: skip
         top, total, acc0, acc1 = walk_on(
-            top, total, acc0, acc1, q0, q1, k0, k1, v0, v1, blocks, slope, at, begin, end,
+            top, total, acc0, acc1, q0, q1, k0, k1, v0, v1, blocks, slope, at, upto, begin, end,
             k, v, table, low, high, length,
             k_block, k_row, v_block, v_row, factor, scale, cap, cap_scale, window, chunk, reach,
             BN, BLOCK, K_DIM, K0, K1, V_DIM, V0, V1, LATENT,
@@ -135,7 +137,7 @@ def walk(
                 BLOCK, K_DIM, K0, K1, V_DIM, V0, V1, LATENT, q0.dtype,
             )  # fmt: skip
             top, total, acc0, acc1 = use_tile(
-                top, total, acc0, acc1, q0, q1, k0, k1, v0, v1, slope, at, key, length,
+                top, total, acc0, acc1, q0, q1, k0, k1, v0, v1, slope, at, upto, key, length,
                 factor, scale, cap, cap_scale, window, chunk, reach,
                 K1, V1, CAUSAL, WINDOW, CHUNK, CAP, SLOPES, MASKED,
             )  # fmt: skip

@@ -17,6 +17,8 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from rbee_worker.ops.cuda.kernels.activations import activate
 from rbee_worker.ops.cuda.kernels.launch import dependent, power_of_two
 
+BLOCK = tl.constexpr(128)  # columns of a row with one scale
+
 
 class FewShape(NamedTuple):
     """A program's rows of the matrix, its columns in one load, loads in flight (0: all of them),
@@ -38,12 +40,31 @@ def gate(a, b, limit, KIND: tl.constexpr, LIMIT: tl.constexpr):
 
 
 @triton.jit
+def added(
+    acc, product, scales, rows, k, ok, K: tl.constexpr, BK: tl.constexpr, SCALED: tl.constexpr
+):
+    """acc plus the products [BN, BK] with columns k .. of rows of a matrix. SCALED: the matrix has
+    a scale for each 128 columns of a row, and acc is [BN, BK / 128]."""
+    if SCALED:
+        block = k // BLOCK + tl.arange(0, BK // BLOCK)
+        mask = ok[:, None] & (block < K // BLOCK)[None, :]
+        s = tl.load(scales + rows[:, None] * (K // BLOCK) + block[None, :], mask=mask, other=0.0)
+        parts = tl.reshape(product, [product.shape[0], BK // BLOCK, BLOCK])
+        acc += tl.sum(parts, 2) * s
+    else:
+        acc += product
+    return acc
+
+
+@triton.jit
 def _up(
-    x, ids, up, bias, h, width, limit, K: tl.constexpr, TOP: tl.constexpr, BN: tl.constexpr,
-    BK: tl.constexpr, GATED: tl.constexpr, KIND: tl.constexpr, LIMIT: tl.constexpr,
-    BIAS: tl.constexpr, EVICT: tl.constexpr, STAGES: tl.constexpr, PDL: tl.constexpr,
+    x, ids, up, scales, bias, h, width, limit, K: tl.constexpr, TOP: tl.constexpr,
+    BN: tl.constexpr, BK: tl.constexpr, GATED: tl.constexpr, KIND: tl.constexpr,
+    LIMIT: tl.constexpr, BIAS: tl.constexpr, SCALED: tl.constexpr, EVICT: tl.constexpr,
+    STAGES: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """h[pair] = act(up_e x + bias_e) of BN columns; a pair is a row and one of its experts."""
+    """h[pair] = act(up_e x + bias_e) of BN columns; a pair is a row and one of its experts.
+    SCALED: see `added`."""
     if PDL:
         gdc_launch_dependents()
     pair = tl.program_id(0)
@@ -57,8 +78,9 @@ def _up(
         first *= 2
     wp = up + (first + rows)[:, None] * K + cols[None, :]
     xp = x + (pair // TOP).to(tl.int64) * K + cols
-    acc = tl.zeros([BN, BK], tl.float32)
-    ups = tl.zeros([BN, BK], tl.float32)
+    ACC: tl.constexpr = BK // BLOCK if SCALED else BK
+    acc = tl.zeros([BN, ACC], tl.float32)
+    ups = tl.zeros([BN, ACC], tl.float32)
     for k in tl.range(0, K, BK, num_stages=STAGES):
         if K % BK == 0:
             mask = ok[:, None]
@@ -70,8 +92,10 @@ def _up(
         w = tl.load(wp + k, mask=mask, other=0.0, eviction_policy=EVICT)
         if GATED:
             u = tl.load(wp + width * K + k, mask=mask, other=0.0, eviction_policy=EVICT)
-            ups += u.to(tl.float32) * a[None, :]
-        acc += w.to(tl.float32) * a[None, :]
+            more = u.to(tl.float32) * a[None, :]
+            ups = added(ups, more, scales, first + width + rows, k, ok, K, BK, SCALED)
+        more = w.to(tl.float32) * a[None, :]
+        acc = added(acc, more, scales, first + rows, k, ok, K, BK, SCALED)
     y = tl.sum(acc, 1)
     if BIAS:
         y += tl.load(bias + first + rows, mask=ok, other=0.0)
@@ -87,9 +111,9 @@ def _up(
 
 @triton.jit
 def _more(
-    h, ids, weights, down, bias, dim, row, rows, cols, ok, step, acc, added, K: tl.constexpr,
-    TOP: tl.constexpr, BK: tl.constexpr, WEIGHTS: tl.constexpr, BIAS: tl.constexpr,
-    EVICT: tl.constexpr,
+    h, ids, weights, down, scales, bias, dim, row, rows, cols, ok, step, acc, offset,
+    K: tl.constexpr, TOP: tl.constexpr, BK: tl.constexpr, WEIGHTS: tl.constexpr,
+    BIAS: tl.constexpr, SCALED: tl.constexpr, EVICT: tl.constexpr,
 ):  # fmt: skip
     """The sums of `_down` with the products of one more step."""
     PER: tl.constexpr = (K + BK - 1) // BK  # steps of an expert
@@ -109,18 +133,20 @@ def _more(
         mask = ok[:, None] & inside[None, :]
         w = tl.load(wp, mask=mask, other=0.0, eviction_policy=EVICT)
         a = tl.load(hp, mask=inside, other=0.0).to(tl.float32)
-    acc += w.to(tl.float32) * (a * weight)[None, :]
+    more = w.to(tl.float32) * (a * weight)[None, :]
+    acc = added(acc, more, scales, e * dim + rows, step % PER * BK, ok, K, BK, SCALED)
     if BIAS:
         b = tl.load(bias + e * dim + rows, mask=ok, other=0.0)
-        added += tl.where(step % PER == 0, b * weight, 0.0)
-    return acc, added
+        offset += tl.where(step % PER == 0, b * weight, 0.0)
+    return acc, offset
 
 
 @triton.jit
 def _down(
-    h, ids, weights, down, bias, residual, out, dim, K: tl.constexpr, TOP: tl.constexpr,
+    h, ids, weights, down, scales, bias, residual, out, dim, K: tl.constexpr, TOP: tl.constexpr,
     BN: tl.constexpr, BK: tl.constexpr, WEIGHTS: tl.constexpr, BIAS: tl.constexpr,
-    RESIDUAL: tl.constexpr, EVICT: tl.constexpr, STAGES: tl.constexpr, PDL: tl.constexpr,
+    RESIDUAL: tl.constexpr, SCALED: tl.constexpr, EVICT: tl.constexpr, STAGES: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
     """out[row] = sum over its experts of weight * (down_e h + bias_e), BN columns; every product is
     multiplied by its expert's weight, so there is one sum over all of them. RESIDUAL is added."""
@@ -131,22 +157,22 @@ def _down(
     ok = rows < dim
     if PDL:
         gdc_wait()
-    acc = tl.zeros([BN, BK], tl.float32)
-    added = tl.zeros([BN], tl.float32)
+    acc = tl.zeros([BN, BK // BLOCK if SCALED else BK], tl.float32)
+    offset = tl.zeros([BN], tl.float32)
     STEPS: tl.constexpr = TOP * ((K + BK - 1) // BK)
     if STAGES == 0:
         for step in tl.static_range(STEPS):
-            acc, added = _more(
-                h, ids, weights, down, bias, dim, row, rows, cols, ok, step, acc, added, K, TOP, BK,
-                WEIGHTS, BIAS, EVICT,
+            acc, offset = _more(
+                h, ids, weights, down, scales, bias, dim, row, rows, cols, ok, step, acc, offset, K,
+                TOP, BK, WEIGHTS, BIAS, SCALED, EVICT,
             )  # fmt: skip
     else:
         for step in tl.range(0, STEPS, num_stages=STAGES):
-            acc, added = _more(
-                h, ids, weights, down, bias, dim, row, rows, cols, ok, step, acc, added, K, TOP, BK,
-                WEIGHTS, BIAS, EVICT,
+            acc, offset = _more(
+                h, ids, weights, down, scales, bias, dim, row, rows, cols, ok, step, acc, offset, K,
+                TOP, BK, WEIGHTS, BIAS, SCALED, EVICT,
             )  # fmt: skip
-    y = tl.sum(acc, 1) + added
+    y = tl.sum(acc, 1) + offset
     if RESIDUAL:
         y += tl.load(residual + row.to(tl.int64) * dim + rows, mask=ok, other=0.0).to(tl.float32)
     tl.store(out + row.to(tl.int64) * dim + rows, y.to(out.dtype.element_ty), mask=ok)
@@ -164,6 +190,8 @@ def few(
     limit: float | None,
     residual: Tensor | None = None,
     *,
+    up_scales: Tensor | None = None,
+    down_scales: Tensor | None = None,
     pdl: bool,
 ) -> Tensor:
     """See `experts`. Reads a matrix once for each row that uses it (again from the L2 cache)."""
@@ -173,18 +201,19 @@ def few(
     h = torch.empty((n * top, width), dtype=x.dtype, device=x.device)
     out = torch.empty((n, dim), dtype=x.dtype, device=x.device)
     evict = "evict_first" if n == 1 else ""  # several rows may use an expert
-    s = _first_shape(x.shape[1], 2 if gated else 1, x.element_size(), top * width)
+    s = _first_shape(x.shape[1], 2 if gated else 1, up.element_size(), top * width)
     _up[(n * top, triton.cdiv(width, s.rows))](
-        x, ids, up, up_bias, h, width, limit or 0.0, K=x.shape[1], TOP=top, BN=s.rows, BK=s.cols,
-        GATED=gated, KIND=kind, LIMIT=limit is not None, BIAS=up_bias is not None,
-        EVICT=evict, STAGES=s.stages, num_warps=s.warps, **dependent(pdl),
-    )  # fmt: skip
-    s = _second_shape(width, x.element_size(), dim, top)
-    _down[(n, triton.cdiv(dim, s.rows))](
-        h, ids, weights, down, down_bias, residual, out, dim, K=width, TOP=top, BN=s.rows,
-        BK=s.cols, WEIGHTS=weights is not None, BIAS=down_bias is not None,
-        RESIDUAL=residual is not None, EVICT=evict, STAGES=s.stages, num_warps=s.warps,
+        x, ids, up, up_scales, up_bias, h, width, limit or 0.0, K=x.shape[1], TOP=top, BN=s.rows,
+        BK=s.cols, GATED=gated, KIND=kind, LIMIT=limit is not None, BIAS=up_bias is not None,
+        SCALED=up_scales is not None, EVICT=evict, STAGES=s.stages, num_warps=s.warps,
         **dependent(pdl),
+    )  # fmt: skip
+    s = _second_shape(width, down.element_size(), dim, top)
+    _down[(n, triton.cdiv(dim, s.rows))](
+        h, ids, weights, down, down_scales, down_bias, residual, out, dim, K=width, TOP=top,
+        BN=s.rows, BK=s.cols, WEIGHTS=weights is not None, BIAS=down_bias is not None,
+        RESIDUAL=residual is not None, SCALED=down_scales is not None, EVICT=evict,
+        STAGES=s.stages, num_warps=s.warps, **dependent(pdl),
     )  # fmt: skip
     return out
 

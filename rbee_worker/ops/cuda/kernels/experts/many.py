@@ -17,7 +17,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from rbee_worker.ops.cuda.kernels.activations import activate
-from rbee_worker.ops.cuda.kernels.experts.few import gate
+from rbee_worker.ops.cuda.kernels.experts.few import BLOCK, gate
 from rbee_worker.ops.cuda.kernels.experts.sort import Tiles, sort
 from rbee_worker.ops.cuda.kernels.launch import dependent, power_of_two, precision
 
@@ -38,17 +38,29 @@ class TileShape(NamedTuple):
 
 
 @triton.jit
+def multiplied(a, xt, acc, scales, k, PRECISION: tl.constexpr, SCALED: tl.constexpr):
+    """acc + a xt for columns k .. of rows a; scales: the rows' first ones, see `_product`."""
+    if SCALED:
+        more = tl.dot(a.to(xt.dtype), xt, input_precision=PRECISION)
+        acc += more * tl.load(scales + k // BLOCK)[:, None]
+    else:
+        acc = tl.dot(a, xt, acc, input_precision=PRECISION)
+    return acc
+
+
+@triton.jit
 def _product(
-    x, w, bias, out, order, owner, first, end, tiles, width, limit, K: tl.constexpr,
+    x, w, scales, bias, out, order, owner, first, end, tiles, width, limit, K: tl.constexpr,
     TOP: tl.constexpr, UP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
     GATED: tl.constexpr, KIND: tl.constexpr, LIMIT: tl.constexpr, BIAS: tl.constexpr,
-    BULK: tl.constexpr, GROUP: tl.constexpr, STAGES: tl.constexpr, PRECISION: tl.constexpr,
-    PDL: tl.constexpr,
+    SCALED: tl.constexpr, BULK: tl.constexpr, GROUP: tl.constexpr, STAGES: tl.constexpr,
+    PRECISION: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """Products of one tile of pairs with BN rows of their expert's matrix.
 
     UP: x has the rows of pairs, and out[place] = act(W x + bias). Otherwise x has what that wrote,
-    by place, and out[pair] = W x + bias. BULK: w and, unless UP, x are descriptors.
+    by place, and out[pair] = W x + bias. SCALED: w is in 8-bit floats, with a scale for each 128
+    columns of a row. BULK: w and, unless UP, x are descriptors.
     """
     if PDL:
         gdc_launch_dependents()
@@ -77,6 +89,10 @@ def _product(
             source = pair // TOP if UP else tl.where(live, places, 0)
             xp = x + source.to(tl.int64)[None, :] * K + cols[:, None]
         at, of = (begin + column * BN).to(tl.int32), tl.load(first + tile)
+        sp, tp = scales, scales
+        if SCALED:
+            sp += (begin + tl.minimum(rows, width - 1)) * (K // BLOCK)
+            tp = sp + width * (K // BLOCK)  # of ups
         acc = tl.zeros([BN, BM], tl.float32)
         ups = tl.zeros([BN, BM], tl.float32)
         for k in tl.range(0, K, BK, num_stages=STAGES):
@@ -92,7 +108,7 @@ def _product(
                 a = tl.load(wp + k)
             else:
                 a = tl.load(wp + k, mask=(k + cols < K)[None, :], other=0.0)
-            acc = tl.dot(a, xt, acc, input_precision=PRECISION)
+            acc = multiplied(a, xt, acc, sp, k, PRECISION, SCALED)
             if GATED:
                 if BULK:
                     u = w.load([at + width, k])
@@ -100,7 +116,7 @@ def _product(
                     u = tl.load(wp + width * K + k)
                 else:
                     u = tl.load(wp + width * K + k, mask=(k + cols < K)[None, :], other=0.0)
-                ups = tl.dot(u, xt, ups, input_precision=PRECISION)
+                ups = multiplied(u, xt, ups, tp, k, PRECISION, SCALED)
         if BIAS:
             acc += tl.load(bias + begin + rows, mask=ok, other=0.0)[:, None]
             if GATED:
@@ -153,6 +169,8 @@ def many(
     limit: float | None,
     residual: Tensor | None = None,
     *,
+    up_scales: Tensor | None = None,
+    down_scales: Tensor | None = None,
     pdl: bool,
 ) -> Tensor:
     """See `experts`."""
@@ -166,12 +184,12 @@ def many(
     y = torch.empty((n * top, dim), dtype=x.dtype, device=x.device)
     out = torch.empty((n, dim), dtype=x.dtype, device=x.device)
     _multiply(
-        x, up, up_bias, h, tiles, first, top=top, up=True, gated=gated, kind=kind, limit=limit,
-        pdl=pdl,
+        x, up, up_scales, up_bias, h, tiles, first, top=top, up=True, gated=gated, kind=kind,
+        limit=limit, pdl=pdl,
     )  # fmt: skip
     _multiply(
-        h, down, down_bias, y, tiles, second, top=top, up=False, gated=False, kind="none",
-        limit=None, pdl=pdl,
+        h, down, down_scales, down_bias, y, tiles, second, top=top, up=False, gated=False,
+        kind="none", limit=None, pdl=pdl,
     )  # fmt: skip
     block = min(power_of_two(dim), 1024)
     _combine[(n, triton.cdiv(dim, block))](
@@ -184,6 +202,7 @@ def many(
 def _multiply(
     x: Tensor,
     stack: Tensor,
+    scales: Tensor | None,
     bias: Tensor | None,
     out: Tensor,
     tiles: Tiles,
@@ -200,7 +219,7 @@ def _multiply(
     assert s.pairs == tiles.height
     width, k = out.shape[1], x.shape[1]
     count = tiles.owner.shape[0]
-    bulk = s.bulk and k * x.element_size() % 16 == 0
+    bulk = s.bulk and scales is None and k * x.element_size() % 16 == 0
     given: Any = x
     matrix: Any = stack
     if bulk:
@@ -209,10 +228,11 @@ def _multiply(
         if not up:
             given = TensorDescriptor(x, list(x.shape), [k, 1], [s.pairs, s.cols])
     _product[(count * triton.cdiv(width, s.rows),)](
-        given, matrix, bias, out, tiles.order, tiles.owner, tiles.first, tiles.end, count, width,
-        limit or 0.0, K=k, TOP=top, UP=up, BM=s.pairs, BN=s.rows, BK=s.cols, GATED=gated,
-        KIND=kind, LIMIT=limit is not None, BIAS=bias is not None, BULK=bulk, GROUP=_NEIGHBOURS,
-        STAGES=s.stages, PRECISION=precision(x.dtype), num_warps=s.warps, **dependent(pdl),
+        given, matrix, scales, bias, out, tiles.order, tiles.owner, tiles.first, tiles.end, count,
+        width, limit or 0.0, K=k, TOP=top, UP=up, BM=s.pairs, BN=s.rows, BK=s.cols, GATED=gated,
+        KIND=kind, LIMIT=limit is not None, BIAS=bias is not None, SCALED=scales is not None,
+        BULK=bulk, GROUP=_NEIGHBOURS, STAGES=s.stages, PRECISION=precision(x.dtype),
+        num_warps=s.warps, **dependent(pdl),
     )  # fmt: skip
 
 
