@@ -22,6 +22,7 @@ from rbee_worker.ops.cpu.runtime.header import Shape
 from rbee_worker.ops.cpu.runtime.native import Library
 from rbee_worker.ops.cpu.runtime.team import Team
 from rbee_worker.ops.cpu.shared import isa
+from rbee_worker.ops.cpu.shared.forms import NATIVE, TILES
 from tests import tiny
 from tests.archs import ARCHS, oracle, write_gguf, write_safetensors
 from tests.outlines import needed
@@ -67,13 +68,13 @@ def test_common_models_are_one_for_each_format():
         assert "attend.f16" in names[f"common:{form}"]
 
 
-@pytest.mark.parametrize("native", [False, True])
-def test_only_bf16_weights_take_bf16_activations(monkeypatch, native):
+@pytest.mark.parametrize("ending", ["", NATIVE, TILES])
+def test_only_bf16_weights_take_bf16_activations(monkeypatch, ending):
     """And only where that is asked for; the head takes float32."""
-    monkeypatch.setattr(ops_module, "multiplies_bf16", lambda: native)
+    monkeypatch.setattr(ops_module, "bf16_ending", lambda: ending)
     asked = Settings(backend="cpu", bf16_activations=True)
     rounded = {c.ref: needed(c, asked, "f16") for c in common_models()}
-    product = "linear.bf16-b16" + "-native" * native
+    product = f"linear.bf16-b16{ending}"
     extra = {product, "prepare.b16"}
     assert extra | {"linear.bf16"} <= set(rounded["common:BF16"])
     for ckpt in common_models():

@@ -44,7 +44,6 @@ from rbee_worker.ops.cpu.shared.forms import (
     B16_TAKES,
     BYTES,
     CELL,
-    NATIVE,
     TOKENS,
     UNIT,
     at_once,
@@ -52,7 +51,7 @@ from rbee_worker.ops.cpu.shared.forms import (
     variant,
 )
 from rbee_worker.ops.cpu.shared.held import Held
-from rbee_worker.ops.cpu.shared.isa import multiplies_bf16
+from rbee_worker.ops.cpu.shared.isa import bf16_ending
 from rbee_worker.ops.cpu.shared.pieces import FEW, MANY, ticket
 from rbee_worker.ops.cpu.shared.reading import Reading
 
@@ -169,8 +168,8 @@ class CpuOps(
             ready = self._prepare(source, taken)
             few, many = (p.number(part.groups, rec.threads) for p in (FEW, MANY))
             kernel = f"linear.{variant(part.held, taken)}"
-            if taken == B16 and multiplies_bf16():
-                kernel += NATIVE
+            if taken == B16:
+                kernel += bf16_ending()
             rec.call(
                 kernel,
                 [Touch(ready.place, ALL, False), writes(y, ALL)],

@@ -69,7 +69,7 @@ def compile_for(
     """
     target, cache_dir = isa.choose(os.environ.get("RBEE_CPU_ISA", "")), settings.cache_dir
     # which kernels: the folder may be shared with processors that have other instructions
-    how = settings.exact_activations, settings.bf16_activations, isa.multiplies_bf16()
+    how = settings.exact_activations, settings.bf16_activations, isa.bf16_ending()
     more = sites_for(settings) is not None, settings.mtp
     asker = repr((rbee_worker.__version__, *how, *more, shape, outline.key))
     unkept = kernel_cache.Unkept()

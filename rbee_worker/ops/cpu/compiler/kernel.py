@@ -47,24 +47,26 @@ def noinline(fn: F) -> F:
 class Kernel:
     """A kernel's function and what its argument struct holds: (name, "ptr" | "int" | "float").
 
-    also: an extension of AVX-512 that it uses, where the target has AVX-512, beyond the target's.
+    also: extensions that it uses beyond the target's: those of AVX-512 where the target has
+    AVX-512, those of AMX where it has tiles.
     """
 
     name: str
     run: Callable[..., None]
     fields: tuple[tuple[str, str], ...]
-    also: str = ""
+    also: tuple[str, ...] = ()
 
     def features(self, target: str) -> str:
         """The features to compile it with, of a target with features `target`."""
-        wide = dot_of(target) == "vnni512"
-        return f"{target},+{self.also}" if self.also and wide else target
+        wide, tiles = dot_of(target) == "vnni512", "+amx-tile" in target.split(",")
+        more = [f for f in self.also if (tiles if f.startswith("amx") else wide)]
+        return ",".join([target, *(f"+{f}" for f in more)])
 
 
 _KINDS = {"Ptr": "ptr", "Int": "int", "Float": "float"}
 
 
-def kernel(name: str, *, also: str = "") -> Callable[[Callable[..., None]], Kernel]:
+def kernel(name: str, *, also: tuple[str, ...] = ()) -> Callable[[Callable[..., None]], Kernel]:
     """Declare a kernel; also: see `Kernel`. The module's docstring describes its parameters."""
 
     def wrap(fn: Callable[..., None]) -> Kernel:

@@ -22,6 +22,9 @@ B16, B16_TAKES = "b16", "bf16"  # the form, and the held format that takes it
 # Ends the variant of a product in form b16 for processors that multiply bfloat16 themselves. Every
 # other one gets the same sums, in twice the instructions.
 NATIVE = "-native"
+# The same for processors that also have tiles for bfloat16. Where the instruction set has none, the
+# kernel is that of NATIVE.
+TILES = "-tiles"
 UNIT = 256  # columns of a unit of a K format
 UNITS = ("k8", "k16")  # forms with one scale for that many columns
 LOW = 64  # offset of the second bytes in i16 and k16
@@ -57,6 +60,6 @@ def variant(held: Held, form: str) -> str:
 
 def parse(name: str) -> tuple[Held, str]:
     """The inverse of `variant`."""
-    held_name, _, form = name.removesuffix(NATIVE).partition("-")
+    held_name, _, form = name.removesuffix(NATIVE).removesuffix(TILES).partition("-")
     held = HELD[held_name]
     return held, form or natural(held)

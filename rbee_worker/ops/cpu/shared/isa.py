@@ -15,6 +15,7 @@ import sys
 from dataclasses import dataclass
 
 from rbee_worker.errors import UsageError
+from rbee_worker.ops.cpu.shared.forms import NATIVE, TILES
 
 _V2 = ("sse2", "sse3", "ssse3", "sse4.1", "sse4.2", "popcnt", "cx16", "sahf")
 _AVX2 = (*_V2, "avx", "avx2", "fma", "f16c", "bmi", "bmi2", "lzcnt", "movbe")
@@ -31,7 +32,7 @@ _X86: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {  # cpu, featur
     "avx2": ("x86-64", _AVX2, ()),
     "portable": ("x86-64", _V2, ()),
 }
-BF16 = "avx512bf16"
+BF16, TILES_BF16 = "avx512bf16", "amx-bf16"
 _ARM = ("aarch64", "arm64")
 _X86_64 = ("x86_64", "AMD64")
 _TILES = "amx-tile"
@@ -122,6 +123,16 @@ def tiles_permitted() -> bool:
 def multiplies_bf16() -> bool:
     """Whether this processor has AVX512-BF16, which no instruction set of `names()` implies."""
     return bool(_host_features().get(BF16))
+
+
+def tiles_bf16() -> bool:
+    """Whether it has AMX-BF16, which `avx512amx` does not imply, and Linux permits tiles."""
+    return tiles_permitted() and bool(_host_features().get(TILES_BF16))
+
+
+def bf16_ending() -> str:
+    """What ends the variant of products in form b16 on this processor."""
+    return TILES if tiles_bf16() else NATIVE if multiplies_bf16() else ""
 
 
 def choose(asked: str = "") -> Isa:

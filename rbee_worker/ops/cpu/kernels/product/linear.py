@@ -5,7 +5,8 @@ than the format's own. A tile is one group of 16 rows and up to 8 tokens, or 4 o
 token. How weights are read is an argument, because processors differ (`reading.py`): with one token
 4 groups at once or one after another, and which weights are prefetched during the work on these.
 With AMX, products of packed weights take 16 tokens at a time in tile registers (`amx_loops.py`),
-and the rest here; with AVX-512 VNNI alone, many tokens by some formats go by `panels.py`. Every
+and the rest here; with AVX-512 VNNI alone, many tokens by some formats go by `panels.py`, and with
+AMX-BF16 all products of bfloat16 by `amx_bf16.py`. Every
 (row, token) sums its blocks in ascending order, whichever tile it is in.
 """
 
@@ -17,11 +18,11 @@ from typing import Any
 from rbee_worker.ops.cpu.compiler import simd as s
 from rbee_worker.ops.cpu.compiler.kernel import Kernel, device, kernel
 from rbee_worker.ops.cpu.compiler.simd import Int, Ptr
-from rbee_worker.ops.cpu.kernels.product import amx, amx_loops, k_steps, panels, steps
+from rbee_worker.ops.cpu.kernels.product import amx, amx_bf16, amx_loops, k_steps, panels, steps
 from rbee_worker.ops.cpu.kernels.shares import claim
-from rbee_worker.ops.cpu.shared.forms import BYTES, NATIVE, TOKENS, UNITS, at_once, parse
+from rbee_worker.ops.cpu.shared.forms import BYTES, NATIVE, TILES, TOKENS, UNITS, at_once, parse
 from rbee_worker.ops.cpu.shared.held import HELD
-from rbee_worker.ops.cpu.shared.isa import BF16
+from rbee_worker.ops.cpu.shared.isa import BF16, TILES_BF16
 from rbee_worker.ops.cpu.shared.pieces import FEW, MANY, TILED
 from rbee_worker.ops.cpu.shared.reading import NEXT
 
@@ -89,10 +90,11 @@ def _wide(groups: int, name: str, form: str) -> Callable[..., None]:
     return run
 
 
-def product(name: str, form: str) -> Callable[..., None]:
+def product(name: str, form: str, tiled: bool = False) -> Callable[..., None]:
     """A device function (w, first, last, x, n, y, stride, bias, cols, rows, token, streams, near,
     far): groups first .. last - 1 of a matrix of `rows` rows times n tokens, each of which has
-    `token` bytes of prepared activations; the last three are a `Reading`."""
+    `token` bytes of prepared activations; the last three are a `Reading`. tiled: bfloat16 on tiles,
+    where the target has them."""
     columns, unit = HELD[name].columns, HELD[name].nbytes
     size = BYTES[form]
     tile8, tile4, tile2, tile1 = (_tile(t, name, form) for t in (8, 4, 2, 1))
@@ -101,6 +103,7 @@ def product(name: str, form: str) -> Callable[..., None]:
     sixteens: Any = amx_loops.product(name, form) if suits else None
     unpacked = panels.suits(name, form)
     many: Any = panels.product(name, form) if unpacked else None
+    bf16: Any = amx_bf16.product() if tiled else None
 
     @device
     def run(
@@ -116,6 +119,11 @@ def product(name: str, form: str) -> Callable[..., None]:
         if unpacked and panels.available() and n >= panels.FEWEST:
             done = n
             many(w, first, last, x, n, y, stride, bias, units, rows, token)
+        if tiled and amx_bf16.available():
+            done = n
+            bf16(
+                w, first, last, x, n, y, stride, bias, units, rows, token, streams, near, far, chunk
+            )  # fmt: skip
         for start in range(done, n, chunk):
             stop, low, ahead = s.smaller(start + chunk, n), first, far
             if stop - start == 1:
@@ -161,7 +169,8 @@ def build(variant: str) -> Kernel:
     the header slot of the number of tokens; streams, near, far: see `reading.py`; ticket, few,
     many: how the last groups are shared, see `pieces.py`."""
     held, form = parse(variant)
-    columns, times = held.columns, product(held.name, form)
+    tiled = variant.endswith(TILES)
+    columns, times = held.columns, product(held.name, form, tiled)
     size = BYTES[form]
 
     def run(
@@ -185,5 +194,5 @@ def build(variant: str) -> Kernel:
             first = early + claimed * piece
             last = first + piece
 
-    also = BF16 if variant.endswith(NATIVE) else ""
+    also = {NATIVE: (BF16,), TILES: (BF16, TILES_BF16)}.get(variant[variant.rfind("-") :], ())
     return kernel(f"linear.{variant}", also=also)(run)
