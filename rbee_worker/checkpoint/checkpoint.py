@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from rbee_worker.checkpoint.base_model import classifies
 from rbee_worker.checkpoint.formats import TensorSource
 from rbee_worker.checkpoint.gguf import GgufFile
 from rbee_worker.checkpoint.processor import NONE, ProcessorFiles
@@ -35,3 +36,8 @@ class Checkpoint:
     processor: ProcessorFiles = NONE  # how pictures become its input
     turn_stops: tuple[str, ...] = ()  # texts before which an answer to a conversation ends
     stages: Path | None = None  # of a model that speaks: the directory with its other parts
+
+    @property
+    def classifies(self) -> bool:
+        """Whether a decoder's head scores classes of a text."""
+        return classifies(self.config, self.source.names())

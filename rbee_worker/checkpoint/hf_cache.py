@@ -111,3 +111,11 @@ def _snapshot(folder: Path, revision: str) -> Path | None:
         commit = revision
     snapshot = folder / "snapshots" / commit
     return snapshot if "/" not in commit and commit and snapshot.is_dir() else None
+
+
+def repository_of(path: Path) -> str:
+    """owner/name of the model that a snapshot in such a cache is of; "" for any other path."""
+    folder = path.parent.parent
+    if path.parent.name != "snapshots" or not folder.name.startswith(_PREFIX):
+        return ""
+    return folder.name.removeprefix(_PREFIX).replace("--", "/", 1)

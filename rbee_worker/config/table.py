@@ -116,6 +116,12 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option("pooling", "how a text's rows become one vector; auto = as the model's files say"),
     Option(
+        "rerank",
+        "how two texts are scored; auto = as the model's files say; vectors = how alike their "
+        "vectors are; yes-no = as Qwen3-Reranker's model card does: by whether yes or no comes "
+        "next, or with the head of a classifier with one class",
+    ),
+    Option(
         "tool_format",
         "how the model writes tool calls; auto = as its chat template says; prompt = a system "
         "message describes the tools, for a template that takes none",

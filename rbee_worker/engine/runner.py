@@ -210,6 +210,7 @@ class Runner:
             values = pooling.vector(pool, seq.pooled, len(seq.tokens))
             if pool.head:
                 values = self._model.host(self._model.head(values[None]))[0]
+                values = values[list(pool.ids)] if pool.ids else values
             finite = np.isfinite(values).all()
             if finite and not pool.head:
                 for dense in self._dense:

@@ -14,6 +14,7 @@ from rbee_worker.tokenizer.bounds import Bounded, Growth
 from rbee_worker.tokenizer.pieces import Decoding, Utf8Stream
 from rbee_worker.tokenizer.unheard import unheard
 
+RERANK = "rerank"  # the name of a template for a query and a document, which is no conversation
 QUICK_CHARS = 2000  # a longer text takes more than a fraction of a millisecond to encode
 # Beyond it published patterns reach a limit of the library too: Llama 3's, in a run of blanks.
 PANICKING_CHARS = 1 << 20
@@ -124,8 +125,8 @@ class Tokenizer:
 
     @property
     def chat_template(self) -> str | None:
-        """The template named "default", or the only one there is."""
-        templates = self.chat_templates
+        """The template named "default", or the only one there is for conversations."""
+        templates = {n: text for n, text in self.chat_templates.items() if n != RERANK}
         if len(templates) == 1:
             return next(iter(templates.values()))
         return templates.get("default")
