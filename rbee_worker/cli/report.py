@@ -13,7 +13,7 @@ from rbee_worker.adapters import localized
 from rbee_worker.checkpoint import Checkpoint, open_checkpoint
 from rbee_worker.checkpoint.pair_rule import pair_rule
 from rbee_worker.checkpoint.summary import summarize
-from rbee_worker.checkpoint.tokenizer_files import VOCABULARIES
+from rbee_worker.checkpoint.tokenizer_files import BYTES, VOCABULARIES
 from rbee_worker.config import Settings
 from rbee_worker.engine.lookup import drafting_notes
 from rbee_worker.errors import ModelError
@@ -256,7 +256,7 @@ def _tokenizer(ckpt: Checkpoint, tokenizer: Tokenizer) -> dict[str, Any]:
 def tokenizer_kind(ckpt: Checkpoint) -> str:
     """The source of the vocabulary: a file's name, or the kind that a GGUF file names."""
     if ckpt.gguf is None:
-        return next(name for name in VOCABULARIES if name in ckpt.files)
+        return next((name for name in VOCABULARIES if name in ckpt.files), BYTES)
     model = ckpt.gguf.metadata.get("tokenizer.ggml.model")
     pre = ckpt.gguf.metadata.get("tokenizer.ggml.pre")
     return f"GGUF {model}" + (f", split as {pre}" if pre else "")

@@ -44,7 +44,8 @@ def _pairs(ckpt: Checkpoint, purpose: Purpose, settings: Settings) -> PairScore 
     if purpose.task == "classify":
         if asked == "vectors":
             raise _unfit(asked, "classifies texts and makes no vectors")
-        if len(purpose.labels) != 1 and purpose.labels != _YES_NO:
+        yes_no = ckpt.gguf is not None and purpose.labels == _YES_NO
+        if len(purpose.labels) != 1 and not yes_no:
             if asked != "auto":
                 raise _unfit(asked, f"has {len(purpose.labels)} classes, a score is that of one")
             return None

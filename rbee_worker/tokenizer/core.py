@@ -73,7 +73,7 @@ class Tokenizer:
     bos_id: the token that opens a sequence, None if there is none.
     spelled: by id, pieces that decode to another text than the vocabulary's.
     affixes: ids that `add_special` puts before and after the text; None: those of the
-    tokenizer.json's own post-processor.
+    tokenizer.json's own post-processor. closes_once: not after a text that ends with them.
     chat_templates: by name; `chat_template` is the one to use. template_tokens: texts of the tokens
     that a template knows by name. literal: makes the backend that reads special tokens as text;
     None: as the library does it. turn_stops: texts before which an answer to a conversation ends,
@@ -92,6 +92,7 @@ class Tokenizer:
         bos_id: int | None = None,
         eos_id: int | None = None,
         affixes: tuple[tuple[int, ...], tuple[int, ...]] | None = None,
+        closes_once: bool = False,
         chat_templates: Mapping[str, str] | None = None,
         template_tokens: Mapping[str, str] | None = None,
         unread: Mapping[str, str] | None = None,
@@ -109,7 +110,7 @@ class Tokenizer:
         self._pieces = pieces
         self._spelled = dict(spelled or {})
         self._bytes: list[bytes | None] = [None] * len(pieces)
-        self._affixes = affixes
+        self._affixes, self._closes_once = affixes, closes_once
         self.decoding = decoding
         self.vocab_size = len(pieces)
         self.special_ids = frozenset(special_ids)
@@ -167,6 +168,8 @@ class Tokenizer:
         ids: list[int] = self._encoding(backend, text, own).ids
         if add_special and self._affixes is not None:
             before, after = self._affixes
+            if self._closes_once and tuple(ids[-1:]) == after:
+                after = ()
             ids = [*before, *ids, *after]
         return ids
 
