@@ -18,6 +18,8 @@ from rbee_worker.errors import CheckpointError
 from rbee_worker.loading.load import load_engine
 from rbee_worker.types import Pool
 from rbee_worker.verify.compare import relative_error
+from rbee_worker.verify.run import verify_report
+from tests import rerankers
 from tests.archs import ARCHS, VOCAB, Arch, oracle, write_checkpoint
 from tests.outlines import planned_model
 from tests.test_encoders import run, submit
@@ -71,6 +73,17 @@ def test_scores_are_those_of_transformers(name: str, backend: str, tmp_path: Pat
     found = run(engine)
     for number, ids in enumerate(given):
         assert relative_error(found[str(number)], scores(arch, ids)) < BOUND
+
+
+def test_verify_compares_scores(tmp_path: Path) -> None:
+    """Of every row, from both kinds of files."""
+    path = rerankers.write(tmp_path / "classes", classes=2)
+    file = rerankers.write_gguf(rerankers.write(tmp_path / "answers"), tmp_path / "model.gguf")
+    for each in (path, file):
+        report = verify_report(Settings(model=str(each)))
+        assert report["ok"]
+        assert report["compared"] == "classes"
+        assert "Qwen3ForSequenceClassification" in report["against"]["model"]
 
 
 def test_a_head_that_does_not_fit(tmp_path: Path) -> None:
