@@ -82,7 +82,7 @@ def test_verify_compares_scores(tmp_path: Path) -> None:
     for each in (path, file):
         report = verify_report(Settings(model=str(each)))
         assert report["ok"]
-        assert report["compared"] == "classes"
+        assert report["compared"] == "scores"
         assert "Qwen3ForSequenceClassification" in report["against"]["model"]
 
 

@@ -122,12 +122,19 @@ def _purpose(purpose: Mapping[str, Any]) -> Iterator[str]:
         yield f"prompt {name}{default}: {text!r}"
 
 
+_TEMPLATES = {
+    "chat": "the chat template",
+    "gguf": "the file's template for rerankers",
+    "model card": "the template of Qwen3-Reranker's model card",
+}
+
+
 def _scores(pairs: Mapping[str, Any] | None) -> Iterator[str]:
     """How a model that reads two texts together scores them."""
     if pairs is None or pairs["by"] == "vectors":
         return
     by = "their class" if pairs["by"] == "classes" else "whether it answers yes or no"
-    template = f", in the template of the {pairs['template']}" if pairs["template"] else ""
+    template = f", in {_TEMPLATES[pairs['template']]}" if pairs["template"] else ""
     told = ", with an instruction" if pairs["instructed"] else ""
     yield f"scores of two texts by {by}{template}{told} ({pairs['origin']})"
 

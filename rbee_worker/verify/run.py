@@ -87,7 +87,7 @@ def verify_report(
         "tokens": tokens,
         "compared": "rows"
         if isinstance(model, Encoder)
-        else "classes"
+        else "scores"
         if model.labels
         else "logits",
         **as_dict(found),

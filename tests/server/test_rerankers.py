@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from rbee_worker.cli.inspect import rows
 from rbee_worker.cli.report import report
 from rbee_worker.config import Settings
 from rbee_worker.errors import UnsupportedModel, UsageError
@@ -45,6 +46,11 @@ def close(found: list[float], want: list[float]) -> bool:
 def test_a_model_that_answers_yes_or_no(tmp_path: Path) -> None:
     """By --rerank yes-no, in the model card's template; it still generates."""
     path = write(tmp_path)
+    shown = "\n".join(str(row) for row in rows(report(Settings(model=str(path), rerank="yes-no"))))
+    assert (
+        "scores of two texts by whether it answers yes or no, in the template of Qwen3-Reranker's "
+        "model card, with an instruction (--rerank)"
+    ) in shown
     with served(path, rerank="yes-no") as server:
         found = scores(server)
         assert close(found, [by_model_card(path, QUERY, d) for d in DOCUMENTS])
