@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,7 +38,7 @@ class Checkpoint:
     turn_stops: tuple[str, ...] = ()  # texts before which an answer to a conversation ends
     stages: Path | None = None  # of a model that speaks: the directory with its other parts
 
-    @property
+    @cached_property
     def classifies(self) -> bool:
         """Whether a decoder's head scores classes of a text."""
         return classifies(self.config, self.source.names())

@@ -2,14 +2,15 @@
 
 Programs fetch the files that they need: transformers leaves out those of sentence-transformers,
 which say how vectors are made. A snapshot with modules.json lists what it must have. One without is
-in doubt if its model makes vectors: the hub's cache notes files that were asked for and do not
-exist (`.no_exist/<commit>/NAME`), and only such a note says that there are none.
+in doubt if its model makes vectors or scores: the hub's cache notes files that were asked for and
+do not exist (`.no_exist/<commit>/NAME`), and only such a note says that there are none.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,11 @@ from rbee_worker.checkpoint.weight_files import INDEX, SINGLE
 MODULES = "modules.json"
 UNKNOWN = (
     f"the model was fetched without {MODULES}, and nothing shows that it has none: how its vectors "
-    "are made is not known (rbee-worker pull completes it)"
+    "or scores are made is not known (rbee-worker pull completes it)"
 )
 _STEPS = ("Pooling", "Dense", "LogitScore")  # what has a config of its own
-_VECTORS = ("Model", "ForMaskedLM", "ForPreTraining")  # ends of classes that draw no tokens
+# Ends of classes that draw no tokens.
+_VECTORS = ("Model", "ForMaskedLM", "ForPreTraining", "ForSequenceClassification")
 _TEXT = "LMHeadModel"
 _MAX_HEADER = 16 << 20
 
@@ -39,8 +41,8 @@ def listed(folder: Path) -> list[str]:
 
 
 def in_doubt(folder: Path) -> bool:
-    """Whether a folder is a snapshot of a model for vectors that may have a modules.json which was
-    not fetched."""
+    """Whether a folder is a snapshot of a model for vectors or scores that may have a modules.json
+    which was not fetched."""
     if folder.parent.name != "snapshots" or (folder / MODULES).is_file() or _note(folder).is_file():
         return False
     config = _json(folder / "config.json")
@@ -55,8 +57,9 @@ def note_absence(folder: Path) -> None:
     """Note, as huggingface_hub does, that the model of a snapshot has no modules.json."""
     note = _note(folder)
     if folder.parent.name == "snapshots" and not note.is_file():
-        note.parent.mkdir(parents=True, exist_ok=True)
-        note.touch()
+        with suppress(OSError):  # it is asked for again then
+            note.parent.mkdir(parents=True, exist_ok=True)
+            note.touch()
 
 
 def _note(folder: Path) -> Path:

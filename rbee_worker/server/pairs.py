@@ -78,6 +78,9 @@ async def scored(
                 continue
             request = Request(id="", prompt=text, truncate=given.truncate)
             faults += prompt_faults(request, rules, name=name(place))
+    if given.instruction:
+        request = Request(id="", prompt=given.instruction)
+        faults += prompt_faults(request, rules, name="instruction")
     if given.instruction is not None and (how is None or not how.instructed):
         message = "this model's scores do not depend on one"
         faults.append(FieldError("instruction", "absent", message))
@@ -106,7 +109,10 @@ async def _together(
     asks = how.by == "yes-no"
     rows = "last" if asks else info.purpose.pooling.how
     pool = Pool(how=rows, head=True, ids=how.ids)
-    before, prompt = ("", "") if how.template else scored_prompt(worker.serving().sentence)
+    sentence = worker.serving().sentence
+    before, prompt = scored_prompt(sentence)
+    if how.template:  # which has a place for it
+        before, prompt = "", prompt if how.instructed and like.instruction is None else ""
     requests = [
         replace(like, id=f"{like.id}-{place}", prompt=before + first, pair=second, pool=pool)
         for place, (first, second) in enumerate(pairs.texts)

@@ -463,7 +463,7 @@ def test_a_model_without_modules(vectors, tmp_path):
     [
         ("BertForMaskedLM", ["x"], True),
         ("GPT2LMHeadModel", ["x"], False),
-        ("BertForSequenceClassification", ["x"], False),
+        ("BertForSequenceClassification", ["x"], True),
         ("Qwen3ForCausalLM", ["model.embed_tokens.weight"], False),
         ("Qwen3ForCausalLM", ["embed_tokens.weight"], True),
     ],

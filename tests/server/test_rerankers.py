@@ -58,6 +58,9 @@ def test_a_model_that_answers_yes_or_no(tmp_path: Path) -> None:
         told = scores(server, instruction="Find birds")
         assert close(told, [by_model_card(path, QUERY, d, "Find birds") for d in DOCUMENTS])
         assert not close(told, found)
+        long = {"text_1": "a", "text_2": "b", "instruction": "x" * 100_000, "truncate": True}
+        refused = server.http.post("/v1/score", json=long)
+        assert refused.json()["error"]["param"] == "instruction"
         body = {"text_1": QUERY, "text_2": DOCUMENTS}
         answer = server.http.post("/v1/score", json=body).json()
         assert [row["score"] for row in answer["data"]] == found
@@ -133,6 +136,8 @@ def test_sentence_transformers_files(alone: bool, tmp_path: Path) -> None:
         return found
 
     with served(path) as server:
+        told = server.http.post("/v1/score", json={"text_1": "a", "text_2": "b"}).json()["rbee"]
+        assert told["prompt"] == "usual"
         assert close(scores(server, query=f" {QUERY} "), want("Find bees"))
         assert close(scores(server, query=f" {QUERY} ", instruction="Birds"), want("Birds"))
         pairs = server.http.get("/info").json()["purpose"]["pairs"]
