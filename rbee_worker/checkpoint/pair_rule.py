@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from rbee_worker.checkpoint.checkpoint import Checkpoint
 from rbee_worker.checkpoint.hf_cache import repository_of
 from rbee_worker.model_info import ScoreActivation
+
+if TYPE_CHECKING:
+    from rbee_worker.checkpoint.checkpoint import Checkpoint
 
 Asked = Literal["auto", "vectors", "yes-no"]
 # Published as models that generate, without a file that says more: only their card does.
