@@ -39,6 +39,7 @@ from rbee_worker.pictures.files import picture_file
 from rbee_worker.session.answer import Answer, gathered, texts, vector
 from rbee_worker.session.drafts import without_drafts
 from rbee_worker.session.live_request import LiveRequest
+from rbee_worker.session.pair_texts import described
 from rbee_worker.session.pictures import settled
 from rbee_worker.session.prepare import prepare, rules_of
 from rbee_worker.session.text import TextSide, open_text
@@ -73,7 +74,8 @@ class Model:
         self._text: TextSide = open_text(ckpt, settings)
         engine, info = load_engine(settings, lambda loading: None)
         self._engine: Engine | None = engine
-        self.info: ModelInfo = settled(msgspec.structs.replace(info, model=name), self._text)
+        info = settled(msgspec.structs.replace(info, model=name), self._text)
+        self.info: ModelInfo = described(info, self._text.pairs)
         self._rules = rules_of(self._text, self.info, settings)
         self._numbers = itertools.count(1)
         self._live: dict[str, LiveRequest] = {}

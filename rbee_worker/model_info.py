@@ -39,6 +39,26 @@ ScoreActivation = Literal["none", "sigmoid", "softmax"]
 Similarity = Literal["cosine", "dot", "euclidean", "manhattan"]
 
 
+class PairScore(Struct, frozen=True, kw_only=True):
+    """How well two texts go together, as a number, and what says that it is made so.
+
+    by: "vectors": how alike their vectors are; "classes": both are read together, and it is that of
+    the class at the place `label`; "yes-no": the model reads both in a question, and it is how much
+    likelier its answer is the token ids[0] than ids[1], or the first one's own score if there is no
+    second. template: what makes one text of the two: the chat template ("chat"), that of a GGUF
+    file for rerankers ("gguf"), that of Qwen3-Reranker's model card ("model card"); "": nothing.
+    instructed: whether requests may say with an instruction what is looked for.
+    """
+
+    by: Literal["vectors", "classes", "yes-no"]
+    origin: str
+    template: Literal["", "chat", "gguf", "model card"] = ""
+    label: int = 0
+    ids: tuple[int, ...] = ()
+    activation: ScoreActivation = "none"
+    instructed: bool = False
+
+
 class Purpose(Struct, frozen=True, kw_only=True):
     """What a model is for. A model that generates gives vectors too: by default the last row's,
     which has seen all of the text.
@@ -46,7 +66,7 @@ class Purpose(Struct, frozen=True, kw_only=True):
     labels: of a classifier, by the place of their score; activation: what makes probabilities of
     its scores. encodes: an encoder reads the prompt, so it has no scores, and there are no vectors.
     pictures: prompts may have pictures. speaks: its tokens are sound, for /v1/audio/speech, and
-    there are no vectors.
+    there are no vectors. pairs: how two texts are scored, None: they are not.
     """
 
     task: Task = "generate"
@@ -56,6 +76,7 @@ class Purpose(Struct, frozen=True, kw_only=True):
     encodes: bool = False
     pictures: bool = False
     speaks: bool = False
+    pairs: PairScore | None = None
 
 
 class AdapterInfo(Struct, frozen=True, kw_only=True):

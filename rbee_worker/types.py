@@ -112,7 +112,8 @@ class Pool(Struct, frozen=True, kw_only=True):
     """One vector of a sequence, wanted in place of tokens: made of its rows by `how` (the mean of
     all, the first or the last one).
 
-    head: then goes through the model's output head (the scores of a classifier). dimensions: of
+    head: then goes through the model's output head (the scores of a classifier, or logits). ids: of
+    the head's results, the only ones that are kept, in this order (none: all). dimensions: of
     its numbers, the first ones that are kept (0: all). normalize: then divided by its length.
     without: the beginning of the text whose tokens have no share in the vector; first: how many
     these are, once the text is tokens.
@@ -120,6 +121,7 @@ class Pool(Struct, frozen=True, kw_only=True):
 
     how: PoolingRule
     head: bool = False
+    ids: tuple[int, ...] = ()
     dimensions: int = 0
     normalize: bool = False
     without: str = ""
@@ -157,7 +159,8 @@ class Request(Struct, frozen=True, kw_only=True):
     another prompt.
 
     pool: a vector is wanted, not an answer; `prompt` or `token_ids` is set. pair: the second of two
-    texts that the model sees together. truncate: a text that is too long is cut, not refused.
+    texts that the model sees together; instruction: what the second one is looked for, where the
+    model is told; None: its usual one. truncate: a text that is too long is cut, not refused.
     """
 
     id: str
@@ -177,6 +180,7 @@ class Request(Struct, frozen=True, kw_only=True):
     constraint: Constraint | None = None  # of the route itself; else that of `params`, if any
     pool: Pool | None = None
     pair: str | None = None
+    instruction: str | None = None
     truncate: bool = False
     adapter: str = ""  # the name of the adapter that answers it; "": the model alone
     adapter_key: str = ""  # `AdapterInfo.key` of that name when the request came; "": any

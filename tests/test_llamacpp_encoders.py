@@ -17,8 +17,10 @@ from rbee_worker.checkpoint import open_checkpoint
 from rbee_worker.checkpoint.names.encoders import ARCHITECTURES
 from rbee_worker.config import Settings
 from rbee_worker.loading.load import load_engine
+from rbee_worker.session.text import open_text
 from rbee_worker.tokenizer.load import load_tokenizer
 from rbee_worker.types import Pool
+from tests import rerankers
 from tests.encoders import GEMMA, ROWS, Row, sentence_files, write, write_dense
 from tests.llamacpp.files import converted
 from tests.llamacpp.source import Unavailable, converter_source
@@ -26,6 +28,7 @@ from tests.test_encoders import run, submit, texts
 
 pytestmark = pytest.mark.slow
 IN_GGUF = [row for row in ROWS if row.gguf is not None]
+RERANKER = "Qwen3-Reranker-0.1B"
 DENSE = ((64, 96), (96, 64))  # llama.cpp wants the model's width at both ends
 
 
@@ -52,8 +55,10 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
             layer = torch.nn.Linear(*sizes, bias=False)
             write_dense(work / row.id, number, layer, torch.nn.Identity())
         jobs.append((write(row, work / row.id, **own), work / f"{row.id}.gguf"))
+    jobs.append((rerankers.write(work / RERANKER), work / f"{RERANKER}.gguf"))
     said = converted(source, jobs, work)
-    return Files(work, {row.id: said[work / f"{row.id}.gguf"] for row in IN_GGUF})
+    ids = [*(row.id for row in IN_GGUF), RERANKER]
+    return Files(work, {name: said[work / f"{name}.gguf"] for name in ids})
 
 
 @pytest.mark.parametrize("row", IN_GGUF, ids=[row.id for row in IN_GGUF])
@@ -95,4 +100,22 @@ def test_every_architecture_of_encoders_is_converted(files: Files) -> None:
         for id, said in files.said.items()
         if said["error"] is None
     }
-    assert found == {*ARCHITECTURES}
+    assert found == {*ARCHITECTURES, "qwen3"}
+
+
+def test_a_converted_reranker_scores_as_its_card_says(files: Files) -> None:
+    """The converter knows it by the folder's name.."""
+    assert files.said[RERANKER]["error"] is None, files.said[RERANKER]["error"]
+    ckpt = open_checkpoint(str(files.work / f"{RERANKER}.gguf"))
+    query, document = "what do bees eat?", "bees eat nectar"
+    pairs = open_text(ckpt).pairs
+    assert pairs is not None
+    prompt, _ = pairs.written(query, document, None)
+    ids = rerankers.opened(files.work / RERANKER)[1].encode(prompt)
+    engine, info = load_engine(Settings(model=str(ckpt.path), threads=1), lambda _: None)
+    submit(engine, "pair", ids, Pool(how="last", head=True))
+    yes, no = run(engine)["pair"]
+    assert info.purpose.pairs is not None
+    assert info.purpose.labels == ("yes", "no")
+    want = rerankers.by_model_card(files.work / RERANKER, query, document)
+    assert abs(1 / (1 + np.exp(np.float64(no) - yes)) - want) < 1e-5

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
 from transformers import T5Config, T5EncoderModel
 
 from rbee_worker.checkpoint import open_checkpoint
 from rbee_worker.errors import CheckpointError, ModelError, UnsupportedModel
-from tests.archs import ARCHS, oracle, write_checkpoint, write_gguf
+from tests.archs import ARCHS, write_checkpoint
 from tests.encoders import sentence_files
 from tests.outlines import planned_model
 
@@ -234,28 +231,22 @@ def test_vectors_that_code_of_the_authors_makes(tmp_path: Path) -> None:
     planned_model(open_checkpoint(str(path)), "f32")
 
 
-def test_a_decoder_with_a_head_for_classes(tmp_path: Path) -> None:
-    """As rerankers and reward models are published: no damaged file of a model that generates."""
-    folder = write_checkpoint(BY_ID["qwen3"], tmp_path / "model")
-    config = json.loads((folder / "config.json").read_text())
-    config["architectures"] = ["Qwen3ForSequenceClassification"]
-    (folder / "config.json").write_text(json.dumps(config))
-    weights = folder / "model.safetensors"
-    tensors = load_file(weights)
-    tensors.pop("lm_head.weight", None)
-    save_file(tensors | {"score.weight": np.zeros((1, 64), np.float32)}, weights)
-    with pytest.raises(UnsupportedModel, match="Qwen3ForSequenceClassification: decoders with a"):
+def test_decoders_with_heads_that_are_not_served(tmp_path: Path) -> None:
+    """No damaged files of models that generate."""
+    folder = write_checkpoint(BY_ID["qwen3"], tmp_path / "tokens")
+    change(folder, architectures=["Qwen3ForTokenClassification"])
+    with pytest.raises(UnsupportedModel, match=r"classes of each token are not supported"):
+        planned_model(open_checkpoint(str(folder)), "f32")
+    folder = write_checkpoint(BY_ID["gemma3"], tmp_path / "later")
+    name = "Gemma3TextForSequenceClassification"
+    change(folder, architectures=[name], use_bidirectional_attention=True)
+    with pytest.raises(UnsupportedModel, match=rf"{name}: .* whose tokens see later ones"):
         planned_model(open_checkpoint(str(folder)), "f32")
 
 
-def test_a_gguf_decoder_with_a_head_for_classes(tmp_path: Path) -> None:
-    """As llama.cpp's converter writes Qwen3-Reranker."""
-    arch = BY_ID["qwen3"]
-    head = {"cls.output.weight": np.zeros((2, 64), np.float32)}
-    row = replace(arch, metadata={**arch.metadata, "pooling_type": 4}, extra=lambda config: head)
-    file = write_gguf(row, oracle(arch), tmp_path / "model.gguf")
-    with pytest.raises(UnsupportedModel, match="qwen3: decoders with a head for classes"):
-        planned_model(open_checkpoint(str(file)), "f32")
+def change(folder: Path, **keys: Any) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | keys))
 
 
 def test_the_encoder_of_a_pair_alone(tmp_path: Path) -> None:

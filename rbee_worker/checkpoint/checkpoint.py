@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from rbee_worker.checkpoint.base_model import classifies
 from rbee_worker.checkpoint.formats import TensorSource
 from rbee_worker.checkpoint.gguf import GgufFile
 from rbee_worker.checkpoint.processor import NONE, ProcessorFiles
@@ -35,3 +37,8 @@ class Checkpoint:
     processor: ProcessorFiles = NONE  # how pictures become its input
     turn_stops: tuple[str, ...] = ()  # texts before which an answer to a conversation ends
     stages: Path | None = None  # of a model that speaks: the directory with its other parts
+
+    @cached_property
+    def classifies(self) -> bool:
+        """Whether a decoder's head scores classes of a text."""
+        return classifies(self.config, self.source.names())

@@ -11,9 +11,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from rbee_worker.checkpoint.tokenizer_files import VOCABULARIES
+from rbee_worker.checkpoint.tokenizer_files import has_vocabulary
 from rbee_worker.checkpoint.weight_files import INDEX, SINGLE
-from rbee_worker.errors import BadReference
+from rbee_worker.errors import BadReference, CheckpointError
 from rbee_worker.machine import user_cache
 
 _PREFIX = "models--"
@@ -44,7 +44,8 @@ def folder_of(repo: str, store: Path) -> Path:
 
 
 def found(repo: str, revision: str, file: str, store: Path) -> Path | None:
-    """A complete model (or its file `file`) at `revision`; "" means the default branch."""
+    """A model (or its file `file`) that can be used at `revision`; "" means the default branch.
+    See `lacking` for what it may lack."""
     folder = folder_of(repo, store)
     snapshot = _snapshot(folder, revision or "main")
     if snapshot is None:
@@ -89,7 +90,10 @@ def is_whole(snapshot: Path) -> bool:
     """Whether a snapshot has its config, its vocabulary and every weight file."""
     if not (snapshot / "config.json").is_file():
         return False
-    if not any((snapshot / name).is_file() for name in VOCABULARIES):
+    try:
+        if not has_vocabulary(snapshot):
+            return False
+    except CheckpointError:
         return False
     if (snapshot / SINGLE).is_file():
         return True
@@ -111,3 +115,11 @@ def _snapshot(folder: Path, revision: str) -> Path | None:
         commit = revision
     snapshot = folder / "snapshots" / commit
     return snapshot if "/" not in commit and commit and snapshot.is_dir() else None
+
+
+def repository_of(path: Path) -> str:
+    """owner/name of the model that a snapshot in such a cache is of; "" for any other path."""
+    folder = path.parent.parent
+    if path.parent.name != "snapshots" or not folder.name.startswith(_PREFIX):
+        return ""
+    return folder.name.removeprefix(_PREFIX).replace("--", "/", 1)

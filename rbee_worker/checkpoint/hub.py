@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Thread
 
-from rbee_worker.checkpoint import hf_cache
+from rbee_worker.checkpoint import hf_cache, lacking
 from rbee_worker.checkpoint.cache import (
     POLL_SECONDS,
     Progress,
@@ -60,8 +60,15 @@ def local(model: HubModel, root: Path, store: Path) -> Path | None:
     """The model's path if it is complete on this machine, whoever downloaded it; None otherwise."""
     for receipt in (_receipt(model, root), _old_receipt(model, root)):
         ref, path = _read_receipt(receipt)
-        if ref == str(model) and path is not None:
+        if ref == str(model) and path is not None and not lacking.listed(path):
             return path
+    path = _usable(model, store)
+    return None if path is None or lacking.listed(path) or lacking.in_doubt(path) else path
+
+
+def _usable(model: HubModel, store: Path) -> Path | None:
+    """The model's path if a cache has it, even if files may be lacking that say how vectors are
+    made."""
     for place in dict.fromkeys((hf_cache.cache_root(), store)):
         if path := hf_cache.found(model.repo, model.revision, model.file, place):
             return path
@@ -97,12 +104,32 @@ def fetch(
         found = local(model, root, store)
         if found and (not refresh or hf_cache.offline()):
             return found
-        with _hub_errors(model):
-            path = _fetch(model, store, progress)
+        partial = None if refresh else _usable(model, store)
+        if partial is not None and hf_cache.offline() and not lacking.listed(partial):
+            return partial  # `open_found` tells what may be lacking
+        try:
+            with _hub_errors(model):
+                path = _fetch(model, store, progress)
+        except BadReference as error:
+            if partial is None:
+                raise
+            if missing := lacking.listed(partial):
+                raise _incomplete(model, missing, error) from None
+            return partial
         receipt = _receipt(model, root)
-        with disk_errors(receipt), staged(receipt) as partial:
-            partial.write_text(json.dumps({"ref": str(model), "path": str(path)}))
+        with disk_errors(receipt), staged(receipt) as staging:
+            staging.write_text(json.dumps({"ref": str(model), "path": str(path)}))
         return path
+
+
+def _incomplete(model: HubModel, missing: list[str], error: BadReference) -> BadReference:
+    """The error for a snapshot that lacks what its own modules.json lists."""
+    why = error.message.removeprefix(f"{model}: ").partition(" Fix: ")[0].rstrip(".")
+    return BadReference(
+        f"{model}: the copy on this machine lacks {', '.join(missing[:3])}, and cannot be "
+        f"completed: {why[:160]}.",
+        fix="go online once, or give the path of a model that is complete",
+    )
 
 
 def _fetch(model: HubModel, cache: Path, progress: Progress) -> Path:
@@ -122,7 +149,12 @@ def _fetch(model: HubModel, cache: Path, progress: Progress) -> Path:
             for name in names
         ]
     _remember(model, str(info.sha), cache)
-    return paths[0] if model.file else paths[0].parents[names[0].count("/")]
+    if model.file:
+        return paths[0]
+    folder = paths[0].parents[names[0].count("/")]
+    if lacking.MODULES not in names:
+        lacking.note_absence(folder)
+    return folder
 
 
 def _remember(model: HubModel, commit: str, cache: Path) -> None:

@@ -18,7 +18,14 @@ from msgspec.structs import replace
 
 from rbee_worker.checkpoint.dense import DenseMap, read_dense
 from rbee_worker.checkpoint.reading import inside, read_json, read_text
-from rbee_worker.checkpoint.sentence_texts import TRANSFORMER, check_transformer, count, longest
+from rbee_worker.checkpoint.sentence_texts import (
+    TRANSFORMER,
+    check_transformer,
+    count,
+    longest,
+    opens_answer,
+    reads_messages,
+)
 from rbee_worker.errors import CheckpointError, UnsupportedModel
 from rbee_worker.model_info import Pooling, ScoreActivation, Similarity
 from rbee_worker.types import PoolingRule
@@ -55,7 +62,9 @@ class Sentence:
     texts are put in lower case first. dimensions: numbers of a vector that are kept unless a
     request says otherwise; 0: all. dense: the maps of `pooling`, in order. pairs: the files are of
     a cross-encoder, which reads two texts together. activation: what its score goes through; None:
-    no file says so. similarity: how alike two vectors are."""
+    no file says so. similarity: how alike two vectors are. answers: the tokens whose logits are the
+    score, and the file that says so; messages: pairs go through the chat template, with the
+    beginning of an answer behind them if `opens`."""
 
     pooling: Pooling | None = None
     longest: int = 0
@@ -67,6 +76,10 @@ class Sentence:
     pairs: bool = False
     activation: ScoreActivation | None = None
     similarity: Similarity = "cosine"
+    answers: tuple[int, ...] = ()
+    answers_origin: str = ""
+    messages: bool = False
+    opens: bool = False
 
 
 UNSAID = Sentence()
@@ -78,21 +91,26 @@ def read_sentence(path: Path, tokenizer: Mapping[str, Any] | None = None) -> Sen
     steps that are not supported."""
     found = [config for name in TRANSFORMER if (config := _config(path, name))]
     transformer = found[0] if found else {}
-    check_transformer(path, transformer)
     said = _config(path, _PROMPTS)
+    pairs = said.get("model_type") == "CrossEncoder"
+    check_transformer(path, transformer, pairs=pairs)
     prompts, prompt = _prompts(said)
-    pooling, dense = _steps_of(path)
+    made = _steps_of(path)
     return Sentence(
-        pooling=pooling,
+        pooling=made.pooling,
         longest=longest(transformer, (tokenizer or {}) if (path / _MODULES).is_file() else {}),
         prompts=prompts,
         prompt=prompt,
         lower=transformer.get("do_lower_case") is True,
         dimensions=count(said.get("truncate_dim")),
         similarity=_similarity(said),
-        pairs=said.get("model_type") == "CrossEncoder",
+        pairs=pairs,
         activation=None if (bend := said.get("activation_fn")) is None else activation(bend),
-        dense=dense,
+        dense=made.dense,
+        answers=made.answers if pairs else (),
+        answers_origin=made.answers_origin,
+        messages=reads_messages(transformer),
+        opens=opens_answer(transformer),
     )
 
 
@@ -119,10 +137,10 @@ def _similarity(said: Mapping[str, Any]) -> Similarity:
     )
 
 
-def _steps_of(path: Path) -> tuple[Pooling | None, tuple[DenseMap, ...]]:
-    """How the steps of modules.json make a vector, and the dense maps among them."""
+def _steps_of(path: Path) -> Sentence:
+    """How the steps of modules.json make a vector, with the dense maps among them, or a score."""
     if not (path / _MODULES).is_file():
-        return None, ()
+        return UNSAID
     how: Pooling | None = None
     dense: list[DenseMap] = []
     normalize = False
@@ -138,6 +156,9 @@ def _steps_of(path: Path) -> tuple[Pooling | None, tuple[DenseMap, ...]]:
         elif kind == "Normalize":
             _check_normalize(path, folder)
             normalize = how is not None
+        elif kind == "LogitScore" and how is None:
+            name = f"{folder}/config.json"
+            return Sentence(answers=_answers(path / name, _config(path, name)), answers_origin=name)
         elif kind != "Transformer" or how is not None:
             raise UnsupportedModel(
                 f"{path / _MODULES}: the step {kind[:40]!r} is not supported at its place.",
@@ -150,9 +171,26 @@ def _steps_of(path: Path) -> tuple[Pooling | None, tuple[DenseMap, ...]]:
                 fix="copy the folder's files beside modules.json",
             )
     if how is None:
-        return None, ()
+        return UNSAID
     sizes = tuple(one.outputs for one in dense)
-    return replace(how, normalize=normalize, dense=sizes), tuple(dense)
+    how = replace(how, normalize=normalize, dense=sizes)
+    return Sentence(pooling=how, dense=tuple(dense))
+
+
+def _answers(path: Path, config: Mapping[str, Any]) -> tuple[int, ...]:
+    """The tokens of a step that makes a score of logits: that of yes and, if there is one, of
+    no. path: of its config."""
+    if config.get("module_input_name") not in (None, "causal_logits"):
+        raise UnsupportedModel(
+            f"{path}: scores are not made of the model's logits, which is not supported.",
+            fix="use a model whose LogitScore reads causal_logits.",
+        )
+    yes, no = config.get("true_token_id"), config.get("false_token_id")
+    found = (yes,) if no is None else (yes, no)
+    tokens = tuple(token for token in found if type(token) is int and token >= 0)
+    if len(tokens) != len(found):
+        raise CheckpointError(f"{path}: names no tokens.", fix=_AGAIN)
+    return tokens
 
 
 def _check_normalize(path: Path, folder: str) -> None:

@@ -6,13 +6,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from rbee_worker.checkpoint.reading import inside
+from rbee_worker.checkpoint.reading import inside, read_json
 
 SENTENCEPIECE = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
 WORLD = "rwkv_vocab_v20230424.txt"  # RWKV's
 META = "first_stage.meta.json"  # MetaVoice's
 # A directory that has a tokenizer has one of these.
 VOCABULARIES = ("tokenizer.json", WORLD, META, *SENTENCEPIECE, "vocab.json", "vocab.txt")
+
+BYTES = "ByT5Tokenizer"  # the class of a tokenizer whose vocabulary is in no file
+
+
+def has_vocabulary(directory: Path) -> bool:
+    """Whether a directory has what a tokenizer needs: a vocabulary, or the name of ByT5's class.
+    Raises CheckpointError for a damaged file."""
+    if any((directory / name).is_file() for name in VOCABULARIES):
+        return True
+    config = directory / "tokenizer_config.json"
+    return config.is_file() and read_json(config).get("tokenizer_class") == BYTES
+
 
 # Files that a tokenizer may be read from; `Checkpoint.files` has those that exist.
 READ = (

@@ -109,15 +109,34 @@ def _purpose(purpose: Mapping[str, Any]) -> Iterator[str]:
     if purpose["task"] == "generate":
         pictures = ", from prompts with pictures" if purpose["pictures"] else ""
         yield f"text (chat, completions, jobs){pictures}; vectors of {how}"
+        yield from _scores(purpose["pairs"])
         return
     if purpose["task"] == "classify":
         yield f"classes: {', '.join(purpose['labels'])}"
+        yield from _scores(purpose["pairs"])
     else:
         yield f"vectors of {how}"
     yield f"texts of up to {purpose['longest']:,} tokens"
     for name, text in purpose["prompts"].items():
         default = ", the default" if name == purpose["default_prompt"] else ""
         yield f"prompt {name}{default}: {text!r}"
+
+
+_TEMPLATES = {
+    "chat": "the chat template",
+    "gguf": "the file's template for rerankers",
+    "model card": "the template of Qwen3-Reranker's model card",
+}
+
+
+def _scores(pairs: Mapping[str, Any] | None) -> Iterator[str]:
+    """How a model that reads two texts together scores them."""
+    if pairs is None or pairs["by"] == "vectors":
+        return
+    by = "their class" if pairs["by"] == "classes" else "whether it answers yes or no"
+    template = f", in {_TEMPLATES[pairs['template']]}" if pairs["template"] else ""
+    told = ", with an instruction" if pairs["instructed"] else ""
+    yield f"scores of two texts by {by}{template}{told} ({pairs['origin']})"
 
 
 def _held(use: Mapping[str, Any]) -> str:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Any
 
+import msgspec
+
 from rbee_worker.adapters import localized
 from rbee_worker.checkpoint import Checkpoint, open_checkpoint
+from rbee_worker.checkpoint.pair_rule import pair_rule
 from rbee_worker.checkpoint.summary import summarize
-from rbee_worker.checkpoint.tokenizer_files import VOCABULARIES
+from rbee_worker.checkpoint.tokenizer_files import BYTES, VOCABULARIES
 from rbee_worker.config import Settings
 from rbee_worker.engine.lookup import drafting_notes
 from rbee_worker.errors import ModelError
@@ -23,9 +27,11 @@ from rbee_worker.ops import OPERATIONS
 from rbee_worker.ops.backend import Backend
 from rbee_worker.ops.backends import backend_notes
 from rbee_worker.params import generation_defaults
+from rbee_worker.session.pair_texts import completed, pair_texts
 from rbee_worker.session.vectors import longest
 from rbee_worker.speech.opening import speech_of
 from rbee_worker.state.kinds import state_kinds
+from rbee_worker.tokenizer.chat import ChatRenderer
 from rbee_worker.tokenizer.core import Tokenizer
 from rbee_worker.tokenizer.eos import eos_set, template_special_ids
 from rbee_worker.tokenizer.load import load_tokenizer
@@ -47,7 +53,7 @@ def report(
     tokenizer = load_tokenizer(ckpt)
     heads = int(ckpt.config.get("num_attention_heads") or 0)
     further = plan_mtp(ckpt, ahead, settings)
-    purpose = _purpose(ckpt, ahead, settings)
+    purpose = _purpose(ckpt, ahead, settings, tokenizer)
     memory, trouble = memory_plan(ahead, settings, available_memory(), heads, further)
     return {
         "ref": ckpt.ref,
@@ -119,9 +125,20 @@ def _speech(ckpt: Checkpoint, settings: Settings) -> dict[str, Any] | None:
     }
 
 
-def _purpose(ckpt: Checkpoint, ahead: Preflight, settings: Settings) -> dict[str, Any]:
-    """What the model is for, how it makes vectors, and the prompts that its files declare."""
+def _purpose(
+    ckpt: Checkpoint, ahead: Preflight, settings: Settings, tokenizer: Tokenizer
+) -> dict[str, Any]:
+    """What the model is for, how it makes vectors and scores pairs of texts, and the prompts that
+    its files declare."""
     purpose, sentence = purpose_of(ckpt, ahead.model, settings), ckpt.sentence
+    pairs = purpose.pairs
+    if pairs is not None and pairs.by != "vectors":
+        rule, template, chat = pair_rule(ckpt, settings.rerank), tokenizer.chat_template, None
+        if rule.template == "chat" and template is not None:
+            chat = ChatRenderer(template, special_tokens=tokenizer.template_tokens)
+        with nullcontext() if chat is None else chat:
+            texts = pair_texts(ckpt, rule, tokenizer, chat, draws=pairs.by == "yes-no")
+        pairs = completed(pairs, texts, ahead.model.vocab_size)
     return {
         "task": purpose.task,
         "encodes": purpose.encodes,
@@ -134,6 +151,7 @@ def _purpose(ckpt: Checkpoint, ahead: Preflight, settings: Settings) -> dict[str
         "dimensions": sentence.dimensions or dimensions_of(purpose, ahead.model),
         "longest": longest(sentence, ahead.model.context),
         "labels": list(purpose.labels),
+        "pairs": None if pairs is None else msgspec.structs.asdict(pairs),
         "prompts": dict(sentence.prompts),
         "default_prompt": sentence.prompt,
     }
@@ -238,7 +256,7 @@ def _tokenizer(ckpt: Checkpoint, tokenizer: Tokenizer) -> dict[str, Any]:
 def tokenizer_kind(ckpt: Checkpoint) -> str:
     """The source of the vocabulary: a file's name, or the kind that a GGUF file names."""
     if ckpt.gguf is None:
-        return next(name for name in VOCABULARIES if name in ckpt.files)
+        return next((name for name in VOCABULARIES if name in ckpt.files), BYTES)
     model = ckpt.gguf.metadata.get("tokenizer.ggml.model")
     pre = ckpt.gguf.metadata.get("tokenizer.ggml.pre")
     return f"GGUF {model}" + (f", split as {pre}" if pre else "")

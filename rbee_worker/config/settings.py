@@ -71,6 +71,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     speculate: Literal["off", "ngram", "mtp"] = "off"
     draft_model: str = ""  # a smaller model that drafts tokens; "" = none
     pooling: Literal["auto", "mean", "cls", "last"] = "auto"  # how rows become one vector
+    rerank: Literal["auto", "vectors", "yes-no"] = "auto"  # how two texts are scored
     tool_format: ToolFormat = "auto"  # how the model writes tool calls
     thinking: Literal["auto", "on", "off"] = "auto"  # reasoning where a conversation does not say
     generation_config: bool = True  # apply the model's own sampling defaults

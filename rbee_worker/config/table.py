@@ -73,7 +73,13 @@ OPTIONS: tuple[Option, ...] = (
         "always so but on the cuda backend, where it costs speed",
     ),
     Option("ctx", "longest sequence in tokens; 0 = the model's own", low=0, high=_MAX_TOKENS),
-    Option("threads", "compute threads; 0 = the physical cores allowed", low=0, high=4096),
+    Option(
+        "threads",
+        "compute threads; 0 = the physical cores allowed; more of them than cores is obeyed, and a "
+        "note says how many there are",
+        low=0,
+        high=4096,
+    ),
     Option("kv_cache", "keep keys and values between steps; without, every step recomputes all"),
     Option(
         "attention",
@@ -115,6 +121,12 @@ OPTIONS: tuple[Option, ...] = (
         group=_ENGINE,
     ),
     Option("pooling", "how a text's rows become one vector; auto = as the model's files say"),
+    Option(
+        "rerank",
+        "how two texts are scored; auto = as the model's files say; vectors = how alike their "
+        "vectors are; yes-no = as Qwen3-Reranker's model card does: by whether yes or no comes "
+        "next, or with the head of a classifier with one class",
+    ),
     Option(
         "tool_format",
         "how the model writes tool calls; auto = as its chat template says; prompt = a system "

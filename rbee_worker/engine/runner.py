@@ -203,13 +203,18 @@ class Runner:
     def _vectors(self, step: Step) -> list[Vector]:
         """The vectors that a step completes."""
         done = [p.chunk for p in step.pooled if p.chunk.end == len(p.chunk.seq.tokens)]
+        made = [(chunk, chunk.seq.submit.pool) for chunk in done]
+        pooled = [
+            (chunk, pool, pooling.vector(pool, chunk.seq.pooled, len(chunk.seq.tokens)))
+            for chunk, pool in made
+            if pool is not None
+        ]
+        heads = iter(self._headed([values for _, pool, values in pooled if pool.head]))
         found = []
-        for chunk in done:
-            seq, pool = chunk.seq, chunk.seq.submit.pool
-            assert pool is not None
-            values = pooling.vector(pool, seq.pooled, len(seq.tokens))
+        for chunk, pool, values in pooled:
             if pool.head:
-                values = self._model.host(self._model.head(values[None]))[0]
+                values = next(heads)
+                values = values[list(pool.ids)] if pool.ids else values
             finite = np.isfinite(values).all()
             if finite and not pool.head:
                 for dense in self._dense:
@@ -217,6 +222,15 @@ class Runner:
                 finite = np.isfinite(values).all()
             error = None if finite else NO_NUMBERS
             found.append(Vector(chunk, pooling.finished(pool, values), error))
+        return found
+
+    def _headed(self, rows: Seq[pooling.F32]) -> list[pooling.F32]:
+        """What the head makes of pooled rows [dim]. Several at once: its weights, a whole
+        vocabulary's where a reranker answers yes or no, are then read once for all of them."""
+        found: list[pooling.F32] = []
+        for i in range(0, len(rows), SCORE_ROWS):
+            made = self._model.head(np.stack(rows[i : i + SCORE_ROWS]))
+            found += [*self._model.host(made).copy()]
         return found
 
     def _draw(self, step: Step, logits: Array, launched: Launched) -> None:

@@ -19,6 +19,7 @@ from rbee_worker.checkpoint.limits import check_counts
 from rbee_worker.checkpoint.unsupported import unsupported
 from rbee_worker.errors import UnsupportedModel, WorkerError
 from rbee_worker.models.base import Decoder
+from rbee_worker.models.classes import CLASS_KEYS, class_head
 from rbee_worker.models.config import read_config
 from rbee_worker.models.weights import Weights
 from rbee_worker.ops import Ops
@@ -59,8 +60,7 @@ class Architecture:
         return cast(Callable[[Any, Weights], Decoder], _named(self.build_name))
 
 
-# Heads for classes, in both kinds of files; classes of transformers that draw no tokens.
-_CLASSES = frozenset(("score.weight", "gguf:cls.output.weight"))
+# Classes of transformers that draw no tokens.
 _WITHOUT_TEXT = ("EncoderModel", "ForSequenceClassification", "ForTokenClassification")
 _TRIED = 8  # supported architectures that `check_architecture` tries on an unknown one's tensors
 
@@ -223,10 +223,16 @@ def build_model(ckpt: Checkpoint, ops: Ops, progress: Progress | None = None) ->
     _check_head(ckpt, row)
     config, unused = read_config(row.config, given_keys(ckpt, row.config), where=where)
     weights = Weights(ckpt.source, ops, where=where, progress=progress)
+    head = None
+    if row.stacks_of(ckpt.config) == "decoder":
+        head = class_head(ckpt.config, weights, where) if ckpt.classifies else None
     model = row.build(config, weights)
+    model = model if head is None else head.on(model)
     ops.weights_done()
     ckpt.source.release()
     notes = model.notes
+    if head is not None:
+        unused = [key for key in unused if key not in CLASS_KEYS]
     if unused:
         notes += (f"config keys that nothing reads: {', '.join(unused)}",)
     dense = ckpt.sentence.dense
@@ -260,20 +266,24 @@ def _check_causal(ckpt: Checkpoint, row: Architecture) -> None:
 
 
 def _check_head(ckpt: Checkpoint, row: Architecture) -> None:
-    """Raise UnsupportedModel for what has no head that draws tokens: a decoder with one for classes
-    in its place, as rerankers and reward models have, or the encoder of a pair alone."""
+    """Raise UnsupportedModel for what has a head that is not served: for each token's class, or for
+    classes in a pair or in a decoder whose tokens see later ones; and the encoder of a pair
+    alone."""
     given = ckpt.config.get("architectures")
     named = [str(name) for name in given] if isinstance(given, list) else []
     heads, found = [], "encoders without their decoder, and heads for classes"
     if row.stacks == "both":
         heads = [name for name in named if name.endswith(_WITHOUT_TEXT)]
-    elif row.stacks == "decoder" and not _CLASSES.isdisjoint(ckpt.source.names()):
-        found = "decoders with a head for classes"
-        heads = [n for n in named or [ckpt.arch] if ckpt.gguf or n.endswith(_WITHOUT_TEXT)]
+    elif row.stacks == "decoder":
+        sees_later = row.stacks_of(ckpt.config) != "decoder"
+        found = "decoders with a head for classes " + (
+            "whose tokens see later ones" if sees_later else "of each token"
+        )
+        heads = [n for n in named if n.endswith(_WITHOUT_TEXT[1 if sees_later else 2 :])]
     if heads:
         raise UnsupportedModel(
             f"{heads[0][:60]}: {found} are not supported.",
-            fix="use a model that generates, or BERT's kind for vectors, classes and scores.",
+            fix="use a model that generates, or one for vectors, classes or scores of whole texts.",
         )
 
 

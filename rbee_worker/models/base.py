@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from rbee_worker.layers.linear import Linear
-from rbee_worker.model_info import Purpose
+from rbee_worker.model_info import Pooling, Purpose, ScoreActivation
 from rbee_worker.models.block import Block
 from rbee_worker.models.mtp import MtpLayer
 from rbee_worker.models.tower import Tower
 from rbee_worker.ops import Ops, RopeSpec, Weight
 from rbee_worker.ops.batch import Array, Batch, Carry
 from rbee_worker.state.specs import StateGroup, TileSpec
+from rbee_worker.types import PoolingRule
 
 Layer = Callable[[Array], Array]
 
@@ -32,6 +33,8 @@ class Decoder:
     is wanted and the checkpoint has one; its keys are among those of `groups`. voice: maps a
     speaker's embedding to the model's width, for a model that speaks: a sequence is then computed
     in two lanes, and in the first one this is added to every row's embedding (engine/lanes.py).
+    labels: of the classes that `out` scores, in a model that draws no tokens; activation: what
+    makes probabilities of the scores.
     """
 
     ops: Ops
@@ -55,6 +58,8 @@ class Decoder:
     tower: Tower | None = None
     mtp: MtpLayer | None = None
     voice: Linear | None = None
+    labels: tuple[str, ...] = ()
+    activation: ScoreActivation = "none"
 
     def __post_init__(self) -> None:
         self.out.withdraw()
@@ -69,15 +74,26 @@ class Decoder:
     @property
     def outputs(self) -> int:
         """The columns of the head's result."""
-        return self.vocab_size
+        return len(self.labels) or self.vocab_size
 
     @property
     def purpose(self) -> Purpose:
         """What the model is for."""
+        if self.labels:
+            return self.classifying("last")
         return Purpose(
             encodes=self.start is not None,
             pictures=self.tower is not None,
             speaks=self.voice is not None,
+        )
+
+    def classifying(self, how: PoolingRule) -> Purpose:
+        """The purpose of a model whose head scores classes of the row that `how` names."""
+        return Purpose(
+            task="classify",
+            pooling=Pooling(how=how, origin="the model's head"),
+            labels=self.labels,
+            activation=self.activation,
         )
 
     @property
@@ -142,7 +158,7 @@ class Decoder:
         return self.layers(x, batch)
 
     def head(self, rows: Array) -> Array:
-        """Hidden states [S, dim] -> logits, float32 [S, vocab]."""
+        """Hidden states [S, dim] -> logits, float32 [S, vocab], or the scores of classes."""
         logits = self.ops.logits(rows, self.out.weight, self.out.bias)
         if self.logits_scale != 1.0:
             logits = self.ops.scale(logits, self.logits_scale)

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from rbee_worker.checkpoint.ops import floats, packed_floats
-from rbee_worker.checkpoint.sentence import activation as activation_of
-from rbee_worker.errors import CheckpointError, UnsupportedModel
+from rbee_worker.errors import UnsupportedModel
 from rbee_worker.layers.attention import Attention
 from rbee_worker.layers.distances import distance_rows
 from rbee_worker.layers.linear import Linear
-from rbee_worker.model_info import Pooling, Purpose, ScoreActivation
+from rbee_worker.model_info import Pooling, Purpose
 from rbee_worker.models.base import Decoder
+from rbee_worker.models.classes import ClassKeys
 from rbee_worker.models.config import StackConfig
 from rbee_worker.models.weights import Weights
 from rbee_worker.ops import Activation, Ops, RopeSpec, Weight
@@ -29,24 +29,16 @@ from rbee_worker.types import PoolingRule
 
 MASKED = "predicts masked words, which is not served"
 POOLER = "texts are pooled as the checkpoint's modules say"
-LABELS = 2  # of a classifier whose config names none, as in transformers
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncoderConfig(StackConfig):
+class EncoderConfig(ClassKeys, StackConfig):
     """The config.json keys that every family of encoders has."""
 
     intermediate_size: int
     num_attention_heads: int
     hidden_act: str = "gelu"
     tie_word_embeddings: bool = True
-    architectures: list[str] | None = None
-    id2label: dict[str, Any] | None = None
-    num_labels: int | None = None
-    problem_type: str | None = None
-    sentence_transformers: dict[str, Any] | None = None
-    sbert_ce_default_activation_function: str | None = None
-    classifier_labels: list[str] | None = None  # of a GGUF file, which names no class of the model
 
     @property
     def head_width(self) -> int:
@@ -60,42 +52,17 @@ class EncoderConfig(StackConfig):
         Raises UnsupportedModel for a model with another head.
         """
         if self.classifier_labels is not None:
-            return tuple(self.classifier_labels)
+            return super().labels
         for name in self.architectures or ():
             kind = name.rpartition("For")[2] if "For" in name else ""
             if kind == "SequenceClassification":
-                return self._classes()
+                return super().labels
             if kind not in ("", "MaskedLM", "PreTraining", "NextSentencePrediction"):
                 raise UnsupportedModel(
                     f"{name}: encoders with this head are not supported.",
                     fix="use one that gives embeddings, or that classifies whole texts.",
                 )
         return ()
-
-    @property
-    def activation(self) -> ScoreActivation:
-        """What makes probabilities of a classifier's scores, as transformers' pipelines and
-        sentence-transformers do: a file's own word, then the kind of problem, then how many classes
-        there are. Raises UnsupportedModel."""
-        given = (self.sentence_transformers or {}).get("activation_fn")
-        given = given or self.sbert_ce_default_activation_function
-        if given is not None:
-            return activation_of(given)
-        if self.problem_type == "regression":
-            return "none"
-        alone = self.problem_type == "multi_label_classification" or len(self.labels) == 1
-        return "sigmoid" if alone else "softmax"
-
-    def _classes(self) -> tuple[str, ...]:
-        if self.id2label is None:
-            return tuple(f"LABEL_{n}" for n in range(self.num_labels or LABELS))
-        try:
-            named = {int(number): str(label) for number, label in self.id2label.items()}
-            return tuple(named[n] for n in range(len(named)))
-        except (KeyError, ValueError):
-            raise CheckpointError(
-                "config: the numbers in id2label are not 0, 1, 2 ...", fix="download it again."
-            ) from None
 
 
 @dataclass(frozen=True)
@@ -126,18 +93,15 @@ class Scores:
 class Encoder(Decoder):
     """norm is applied to the last block's output; embed_norm: to the first one's input. segments: a
     table that is added to the embeddings by text; first_position: the row of `positions` for the
-    first token. out: not computed, it stands for the tied table. scores: the head of a classifier,
-    whose classes `labels` names; pooling: the row that it takes; activation: what makes
-    probabilities of the scores.
+    first token. out: not computed, it stands for the tied table. scores: the head of a classifier;
+    pooling: the row that it takes.
     """
 
     embed_norm: Callable[[Array], Array] | None = None
     segments: Weight | None = None
     first_position: int = 0
     scores: Scores | None = None
-    labels: tuple[str, ...] = ()
     pooling: PoolingRule = "cls"
-    activation: ScoreActivation = "none"
 
     @property
     def width(self) -> int:
@@ -151,12 +115,7 @@ class Encoder(Decoder):
     def purpose(self) -> Purpose:
         if not self.labels:
             return Purpose(task="embed", pooling=Pooling(how="mean"))
-        return Purpose(
-            task="classify",
-            pooling=Pooling(how=self.pooling, origin="the model's head"),
-            labels=self.labels,
-            activation=self.activation,
-        )
+        return self.classifying(self.pooling)
 
     def embedded(self, batch: Batch) -> Array:
         """The input of the first block, [N, dim], for a batch of N rows."""

@@ -110,6 +110,7 @@ class Backend(ABC):
     # Whether calls return before their results exist, so that the engine can plan and launch the
     # next step meanwhile; everything is done in the order of the calls.
     overlaps: bool = False
+    threaded: bool = True  # whether the threads of --threads compute
     warms: bool = False  # whether kernels are compiled before a model is loaded (`warm`)
 
     @abstractmethod

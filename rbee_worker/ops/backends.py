@@ -11,6 +11,7 @@ from typing import NamedTuple, cast
 
 from rbee_worker.config import Settings
 from rbee_worker.errors import UsageError
+from rbee_worker.machine import allowed_cores
 from rbee_worker.ops.backend import Backend, Refusal
 
 
@@ -81,16 +82,30 @@ def _auto(settings: Settings) -> tuple[Backend | None, dict[str, Refusal]]:
 
 
 def backend_notes(settings: Settings) -> tuple[str, ...]:
-    """Why `auto` did not choose a backend that is expected here, in one line; empty if it did."""
+    """What to know of the chosen backend, a line each: why `auto` did not choose one that is
+    expected here, and that more threads were asked for than there are cores."""
     if settings.backend != AUTO:
-        return ()
+        return _threads_note(settings, backend(settings.backend))
     chosen, refusals = _auto(settings)
-    expected = {name: refusal for name, refusal in refusals.items() if not refusal.absent}
-    if chosen is None or not expected:
+    if chosen is None:
         return ()
-    name, refusal = next(iter(expected.items()))
+    expected = {name: refusal for name, refusal in refusals.items() if not refusal.absent}
+    told = [
+        f"backend {chosen.name} ({chosen.title}), not {name}: {refusal.why} Fix: {refusal.fix}"
+        for name, refusal in expected.items()
+    ]
+    return (*told[:1], *_threads_note(settings, chosen))
+
+
+def _threads_note(settings: Settings, chosen: Backend) -> tuple[str, ...]:
+    """Threads that share a core wait for each other at the end of every operation."""
+    cores = allowed_cores()
+    if not chosen.threaded or settings.threads <= cores:
+        return ()
+    what = "core" if cores == 1 else "cores"
     return (
-        f"backend {chosen.name} ({chosen.title}), not {name}: {refusal.why} Fix: {refusal.fix}",
+        f"--threads {settings.threads} is more than the {cores} {what} that this process may use: "
+        f"they wait for each other, and decoding is slow. Fix: --threads {cores}, or leave it out.",
     )
 
 

@@ -1,8 +1,9 @@
 """How well two texts go together, as a number.
 
 A classifier with one class reads both texts together (a cross-encoder), and the score is that
-class's. Any other model gives each text a vector, and the score says how alike the two are: their
-cosine, unless the model's files say that its vectors are compared in another way.
+class's. A reranker that generates reads them together too, and the score is how likely it answers
+yes and not no. Any other model gives each text a vector, and the score says how alike the two are:
+their cosine, unless the model's files say that its vectors are compared in another way.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from msgspec.structs import replace
 from starlette.requests import Request as HttpRequest
 
 from rbee_worker.errors import FieldError, WrongModel
-from rbee_worker.model_info import ModelInfo, ScoreActivation, Similarity
+from rbee_worker.model_info import ModelInfo, PairScore, ScoreActivation, Similarity
 from rbee_worker.params import prompt_faults
 from rbee_worker.server.body import refuse
 from rbee_worker.server.requests import time_limit
-from rbee_worker.server.vector_schemas import VectorEnvelope, VectorRbee, VectorUsage
+from rbee_worker.server.vector_schemas import PairEnvelope, VectorRbee, VectorUsage
 from rbee_worker.server.vectors import Name, usage, vectors, warnings
 from rbee_worker.server.worker import Worker
 from rbee_worker.session.vectors import pool_of, prompted, scored_prompt
@@ -55,7 +56,7 @@ async def scored(
     http: HttpRequest,
     worker: Worker,
     pairs: Pairs,
-    given: VectorEnvelope,
+    given: PairEnvelope,
     answer_id: str,
     faults: list[FieldError],
 ) -> Scored:
@@ -63,8 +64,8 @@ async def scored(
     WrongModel for a model that gives no score."""
     info = worker.serving().info
     assert info is not None
-    alone = info.purpose.task == "classify"
-    if alone and len(info.purpose.labels) != 1:
+    how = info.purpose.pairs
+    if how is None and info.purpose.task == "classify":
         raise WrongModel(
             f"the model {info.model} has {len(info.purpose.labels)} classes, and a score is that "
             "of one.",
@@ -77,32 +78,62 @@ async def scored(
                 continue
             request = Request(id="", prompt=text, truncate=given.truncate)
             faults += prompt_faults(request, rules, name=name(place))
+    if given.instruction:
+        request = Request(id="", prompt=given.instruction)
+        faults += prompt_faults(request, rules, name="instruction")
+    if given.instruction is not None and (how is None or not how.instructed):
+        message = "this model's scores do not depend on one"
+        faults.append(FieldError("instruction", "absent", message))
     refuse(faults)
     limit = time_limit(worker, given.timeout_s)
-    one = Request(id=answer_id, truncate=given.truncate, timeout_s=limit)
-    how = _together if alone else _apart
-    return await how(http, worker, pairs, one, info)
+    one = Request(
+        id=answer_id,
+        truncate=given.truncate,
+        timeout_s=limit,
+        instruction=given.instruction,
+    )
+    if how is None or how.by == "vectors":
+        return await _apart(http, worker, pairs, one, info)
+    return await _together(http, worker, pairs, one, info, how)
 
 
 async def _together(
-    http: HttpRequest, worker: Worker, pairs: Pairs, like: Request, info: ModelInfo
+    http: HttpRequest,
+    worker: Worker,
+    pairs: Pairs,
+    like: Request,
+    info: ModelInfo,
+    how: PairScore,
 ) -> Scored:
-    """The scores of a cross-encoder."""
-    purpose = info.purpose
-    pool = Pool(how=purpose.pooling.how, head=True)
-    before, prompt = scored_prompt(worker.serving().sentence)
+    """The scores of a model that reads both texts."""
+    asks = how.by == "yes-no"
+    rows = "last" if asks else info.purpose.pooling.how
+    pool = Pool(how=rows, head=True, ids=how.ids)
+    sentence = worker.serving().sentence
+    before, prompt = scored_prompt(sentence)
+    if how.template:  # which has a place for it
+        before, prompt = "", prompt if how.instructed and like.instruction is None else ""
     requests = [
         replace(like, id=f"{like.id}-{place}", prompt=before + first, pair=second, pool=pool)
         for place, (first, second) in enumerate(pairs.texts)
     ]
     found = await vectors(http, worker, requests, pairs.second)
-    scores = [probabilities(one.values, purpose.activation)[0] for one in found]
+    scores = [_score(one.values, how) for one in found]
     told = VectorRbee(
+        origin=how.origin,
         prompt=prompt,
-        method=f"cross-encoder, {purpose.activation}",
+        method=f"{'yes or no' if asks else 'cross-encoder'}, {how.activation}",
         warnings=warnings(found, pairs.second),
     )
     return Scored(scores, usage(found), told)
+
+
+def _score(values: array[float], how: PairScore) -> float:
+    """The score of what the model's head gave."""
+    if how.by == "classes":
+        return probabilities(values, how.activation)[how.label]
+    yes, *no = values
+    return probabilities(array("d", [yes - sum(no)]), how.activation)[0]
 
 
 async def _apart(
@@ -146,12 +177,15 @@ async def _apart(
 
 
 def _unfounded(info: ModelInfo) -> tuple[str, ...]:
-    """What to know of scores by a model that no file says makes vectors. Published rerankers are
-    such models too: they answer yes or no to a question, which their cosines say nothing of."""
+    """What to know of scores by a model that no file says makes vectors. Rerankers may be such
+    models too: they answer yes or no to a question, which their cosines say nothing of."""
     purpose = info.purpose
     if purpose.task != "generate" or purpose.pooling.origin != "default":
         return ()
-    return ("no file of this model says that it makes vectors: their cosines may mean nothing",)
+    if info.purpose.pairs is not None and info.purpose.pairs.origin == "--rerank":
+        return ()
+    told = "no file of this model says that it makes vectors: their cosines may mean nothing"
+    return (f"{told}; a reranker that answers yes or no is asked with --rerank yes-no",)
 
 
 def _named(prompts: Mapping[str, str], names: Sequence[str]) -> str | None:

@@ -39,7 +39,13 @@ class ClassifyEnvelope(VectorEnvelope, kw_only=True):
     input: str | list[str | TokenId | list[TokenId]]
 
 
-class ScoreEnvelope(VectorEnvelope, kw_only=True):
+class PairEnvelope(VectorEnvelope, kw_only=True):
+    """instruction: what the second text is looked for, for a reranker that is told."""
+
+    instruction: str | None = None
+
+
+class ScoreEnvelope(PairEnvelope, kw_only=True):
     """One first text for all second ones, or as many as these."""
 
     text_1: Texts
@@ -50,7 +56,7 @@ class Document(Struct, frozen=True, forbid_unknown_fields=True):
     text: str
 
 
-class RerankEnvelope(VectorEnvelope, kw_only=True):
+class RerankEnvelope(PairEnvelope, kw_only=True):
     query: str
     documents: list[str | Document]
     top_n: Annotated[int, Meta(ge=1)] | None = None

@@ -30,6 +30,7 @@ from rbee_worker.model_info import ModelInfo
 from rbee_worker.params import generation_defaults
 from rbee_worker.process.host import EngineHost
 from rbee_worker.session.drafts import Drafts
+from rbee_worker.session.pair_texts import described
 from rbee_worker.session.pictures import settled
 from rbee_worker.session.prepare import rules_of
 from rbee_worker.session.text import TextSide, open_text
@@ -152,7 +153,7 @@ def _described(info: ModelInfo, text: TextSide, settings: Settings, name: str) -
     """The engine's description, with the name that the user gave and the text side's notes."""
     from rbee_worker.tokenizer.rows import rows_note  # late: a heavy import
 
-    info = settled(info, text)
+    info = described(settled(info, text), text.pairs)
     notes = (
         *text.tokenizer.warnings,
         *info.notes,
@@ -162,9 +163,9 @@ def _described(info: ModelInfo, text: TextSide, settings: Settings, name: str) -
     if settings.generation_config:
         _, more = generation_defaults(text.generation, context=info.context)
         notes += more
-    described = msgspec.structs.replace(info, model=name, notes=tuple(dict.fromkeys(notes)))
-    rules_of(text, described, settings)  # raises where a setting does not go with the model
-    return described
+    whole = msgspec.structs.replace(info, model=name, notes=tuple(dict.fromkeys(notes)))
+    rules_of(text, whole, settings)  # raises where a setting does not go with the model
+    return whole
 
 
 def _seen(task: asyncio.Future[Any]) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rbee_worker.checkpoint import Checkpoint
     from rbee_worker.pictures.side import PictureSide
     from rbee_worker.session.constraints import Constraints
+    from rbee_worker.session.pair_texts import PairTexts
     from rbee_worker.speech.side import SpeechSide
     from rbee_worker.tokenizer.chat import ChatRenderer
     from rbee_worker.tokenizer.core import Tokenizer
@@ -44,7 +45,8 @@ class TextSide:
     penalised. form: what the model's answers look like. tool_chat: a template of its own for
     conversations with tools, which some models have. constraints: None if the model has no
     vocabulary. pictures: None if its files do not say how it takes pictures, or say what is not
-    supported, which `no_pictures` tells. speech: of a model that speaks."""
+    supported, which `no_pictures` tells. speech: of a model that speaks. pairs: how a reranker
+    reads two texts."""
 
     ckpt: Checkpoint
     tokenizer: Tokenizer
@@ -58,6 +60,7 @@ class TextSide:
     pictures: PictureSide | None = None
     no_pictures: str = ""
     speech: SpeechSide | None = None
+    pairs: PairTexts | None = None
 
     def renderer(self, *, tools: bool) -> ChatRenderer | None:
         """The chat template for a conversation with tools, or without."""
@@ -77,9 +80,11 @@ class TextSide:
 
 def open_text(ckpt: Checkpoint, settings: Settings = _USUAL) -> TextSide:
     """Build the text side of a checkpoint. Raises subclasses of ModelError."""
+    from rbee_worker.checkpoint.pair_rule import pair_rule
     from rbee_worker.models import architecture
     from rbee_worker.pictures.side import open_pictures
     from rbee_worker.session.constraints import Constraints
+    from rbee_worker.session.pair_texts import pair_texts
     from rbee_worker.speech.opening import speech_of
     from rbee_worker.tokenizer.chat import ChatRenderer
     from rbee_worker.tokenizer.eos import eos_set, template_special_ids
@@ -103,8 +108,10 @@ def open_text(ckpt: Checkpoint, settings: Settings = _USUAL) -> TextSide:
             assert tokenizer.tool_template is not None
             tool_chat = renderer(tokenizer.tool_template)
     row = architecture(ckpt.arch, where=ckpt.ref, config=ckpt.config)
-    eos = eos_set(ckpt, tokenizer) if row.stacks_of(ckpt.config) != "encoder" else ()
+    encodes = row.stacks_of(ckpt.config) == "encoder"
+    eos = () if encodes else eos_set(ckpt, tokenizer)
     speech = speech_of(ckpt, settings)
+    draws = row.stacks == "decoder" and not encodes and not ckpt.classifies and speech is None
     return TextSide(
         ckpt=ckpt,
         tokenizer=tokenizer,
@@ -121,6 +128,7 @@ def open_text(ckpt: Checkpoint, settings: Settings = _USUAL) -> TextSide:
         pictures=side,
         no_pictures=pictures if isinstance(pictures, str) else "",
         speech=speech,
+        pairs=pair_texts(ckpt, pair_rule(ckpt, settings.rerank), tokenizer, chat, draws=draws),
     )
 
 

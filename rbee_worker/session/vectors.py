@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
@@ -33,14 +34,16 @@ def prepare_vector(request: Request, text: TextSide, rules: Rules) -> Prepared:
     second, unread = 0, 0
     warnings: tuple[str, ...] = ()
     if request.token_ids is not None:
-        ids, whole = request.token_ids[:most], len(request.token_ids)
+        ids, whole = _scored(request, request.token_ids, text)[:most], len(request.token_ids)
+    elif request.pair is not None and text.pairs is not None and text.pairs.plain:
+        ids, whole, unread = _in_template(request, text, most, rules.most_characters)
     else:
         assert request.prompt is not None
         lower = str.lower if text.ckpt.sentence.lower else str
         given = [lower(one) for one in (request.prompt, request.pair) if one is not None]
         read = [_beginning(one, text.tokenizer, most, rules.most_characters) for one in given]
         made = text.tokenizer.encode_texts(read[0], *read[1:], most=most)
-        ids, whole = tuple(made.ids), made.whole
+        ids, whole = _scored(request, made.ids, text), made.whole
         second = made.second if _tells_apart(text) else 0
         unread = sum(map(len, given)) - sum(map(len, read))
     if whole > most:
@@ -58,6 +61,44 @@ def prepare_vector(request: Request, text: TextSide, rules: Rules) -> Prepared:
     if request.pool is not None and request.pool.without:
         pool = replace(request.pool, without="", first=_tokens_before(request.pool.without, text))
     return Prepared(ids, _NOTHING_DRAWN, warnings, second=second, pool=pool)
+
+
+def _scored(request: Request, ids: Sequence[int], text: TextSide) -> tuple[int, ...]:
+    """The ids up to the last one that is not padding, whose row a decoder's head for classes gets
+    in transformers, even where the text itself ends with such ids; one of them if there is nothing
+    else."""
+    ckpt, pool, end = text.ckpt, request.pool, len(ids)
+    if pool is not None and pool.head and ckpt.classifies and ckpt.gguf is None:
+        padding = ckpt.config.get("pad_token_id")
+        while pool.how == "last" and end > 1 and ids[end - 1] == padding:
+            end -= 1
+    return tuple(ids[:end])
+
+
+def _in_template(
+    request: Request, text: TextSide, most: int, usual: int
+) -> tuple[tuple[int, ...], int, int]:
+    """Ids of two texts in the model's template, how many there are if nothing is cut, and the
+    characters that were not read. What is cut stands at the end of the second text: what the
+    template has behind it stays. usual: see `_beginning`."""
+    assert text.pairs is not None
+    assert request.prompt is not None
+    assert request.pair is not None
+    if request.instruction is not None and not text.pairs.instructed:
+        message = "the model's template has no place for it"
+        raise InvalidRequest([FieldError("instruction", "absent", message)])
+    given = (request.prompt, request.pair)
+    first, second = (_beginning(one, text.tokenizer, most, usual) for one in given)
+    prompt, tail = text.pairs.written(first, second, request.instruction)
+    ids = tuple(text.tokenizer.encode(prompt, add_special=False))
+    unread = sum(map(len, given)) - len(first) - len(second)
+    if len(ids) <= most or not request.truncate:
+        return ids, len(ids), unread
+    end = tuple(text.tokenizer.encode(tail, add_special=False))
+    if len(end) >= most or ids[len(ids) - len(end) :] != end:
+        message = f"has {len(ids)} tokens and cannot be cut to {most} in the model's template"
+        raise InvalidRequest([FieldError("prompt", f"<= {most} tokens", message)])
+    return ids[: most - len(end)] + end, len(ids), unread
 
 
 def _beginning(text: str, tokenizer: Tokenizer, most: int, usual: int) -> str:
@@ -180,7 +221,9 @@ def check_purpose(request: Request, info: ModelInfo) -> None:
             f"the model {info.model} does not speak: {MADE_FOR[task]}.",
             fix="ask a worker whose model speaks.",
         )
-    if request.pool is not None and request.pool.head != (task == "classify"):
+    pairs = info.purpose.pairs
+    asked = request.pair is not None and pairs is not None and pairs.by == "yes-no"
+    if request.pool is not None and request.pool.head != (asked or task == "classify"):
         what = "vectors" if task == "classify" else "class scores"
         raise WrongModel(f"the model {info.model} gives no {what}: {MADE_FOR[task]}.")
 

@@ -14,6 +14,7 @@ from rbee_worker.tokenizer.bounds import Bounded, Growth
 from rbee_worker.tokenizer.pieces import Decoding, Utf8Stream
 from rbee_worker.tokenizer.unheard import unheard
 
+RERANK = "rerank"  # the name of a template for a query and a document, which is no conversation
 QUICK_CHARS = 2000  # a longer text takes more than a fraction of a millisecond to encode
 # Beyond it published patterns reach a limit of the library too: Llama 3's, in a run of blanks.
 PANICKING_CHARS = 1 << 20
@@ -72,7 +73,7 @@ class Tokenizer:
     bos_id: the token that opens a sequence, None if there is none.
     spelled: by id, pieces that decode to another text than the vocabulary's.
     affixes: ids that `add_special` puts before and after the text; None: those of the
-    tokenizer.json's own post-processor.
+    tokenizer.json's own post-processor. closes_once: not after a text that ends with them.
     chat_templates: by name; `chat_template` is the one to use. template_tokens: texts of the tokens
     that a template knows by name. literal: makes the backend that reads special tokens as text;
     None: as the library does it. turn_stops: texts before which an answer to a conversation ends,
@@ -91,6 +92,7 @@ class Tokenizer:
         bos_id: int | None = None,
         eos_id: int | None = None,
         affixes: tuple[tuple[int, ...], tuple[int, ...]] | None = None,
+        closes_once: bool = False,
         chat_templates: Mapping[str, str] | None = None,
         template_tokens: Mapping[str, str] | None = None,
         unread: Mapping[str, str] | None = None,
@@ -108,7 +110,7 @@ class Tokenizer:
         self._pieces = pieces
         self._spelled = dict(spelled or {})
         self._bytes: list[bytes | None] = [None] * len(pieces)
-        self._affixes = affixes
+        self._affixes, self._closes_once = affixes, closes_once
         self.decoding = decoding
         self.vocab_size = len(pieces)
         self.special_ids = frozenset(special_ids)
@@ -124,8 +126,8 @@ class Tokenizer:
 
     @property
     def chat_template(self) -> str | None:
-        """The template named "default", or the only one there is."""
-        templates = self.chat_templates
+        """The template named "default", or the only one there is for conversations."""
+        templates = {n: text for n, text in self.chat_templates.items() if n != RERANK}
         if len(templates) == 1:
             return next(iter(templates.values()))
         return templates.get("default")
@@ -166,6 +168,8 @@ class Tokenizer:
         ids: list[int] = self._encoding(backend, text, own).ids
         if add_special and self._affixes is not None:
             before, after = self._affixes
+            if self._closes_once and tuple(ids[-1:]) == after:
+                after = ()
             ids = [*before, *ids, *after]
         return ids
 

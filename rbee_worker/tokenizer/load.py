@@ -1,5 +1,5 @@
 """From a checkpoint to its tokenizer: tokenizer.json, RWKV's vocabulary, tokenizer.model,
-vocab.json with merges.txt, or GGUF metadata."""
+vocab.json with merges.txt, ByT5's class, which needs no vocabulary, or GGUF metadata."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import tokenizers
 from tokenizers import models
 
 from rbee_worker.checkpoint.reading import parse_json, read_bytes, read_json, read_text
-from rbee_worker.checkpoint.tokenizer_files import META, SENTENCEPIECE, UNREAD, WORLD
+from rbee_worker.checkpoint.tokenizer_files import BYTES, META, SENTENCEPIECE, UNREAD, WORLD
 from rbee_worker.errors import CheckpointError
 from rbee_worker.tokenizer.assembly import Assembly, affix
 from rbee_worker.tokenizer.bounds import MAX_FILE_BYTES, check_tokenizer
+from rbee_worker.tokenizer.byt5 import byt5_tokenizer
 from rbee_worker.tokenizer.classes import CLASSES, class_name
 from rbee_worker.tokenizer.core import Tokenizer, is_library_failure
 from rbee_worker.tokenizer.gguf import tokenizer_from_gguf
@@ -34,6 +35,7 @@ from rbee_worker.tokenizer.world import by_bytes, read_vocabulary, world_tokeniz
 
 _RWKV = ("rwkv5", "rwkv6", "rwkv7")
 _JSON, _VOCAB, _MERGES, _WORDS = "tokenizer.json", "vocab.json", "merges.txt", "vocab.txt"
+_CONFIG = "tokenizer_config.json"
 
 
 def load_tokenizer(ckpt: TokenizerSource) -> Tokenizer:
@@ -48,6 +50,8 @@ def load_tokenizer(ckpt: TokenizerSource) -> Tokenizer:
     used: tuple[str, ...]
     if _JSON in ckpt.files:
         made, used = _from_json(ckpt), (_JSON,)
+    elif class_name(ckpt.tokenizer_config, ckpt.config) == BYTES:
+        made, used = _from_bytes(ckpt), (_CONFIG,)
     elif META in ckpt.files:
         made, used = ranked_tokenizer(ckpt.files[META]), (META,)
     elif world := _world_file(ckpt):
@@ -65,6 +69,11 @@ def load_tokenizer(ckpt: TokenizerSource) -> Tokenizer:
         if name in ckpt.files and name not in used:
             made.unread[name] = f"{used[0]} has the vocabulary"
     return made
+
+
+def _from_bytes(ckpt: TokenizerSource) -> Tokenizer:
+    words = read_words(ckpt.tokenizer_config, ckpt.files)
+    return byt5_tokenizer(words, read_templates(ckpt.tokenizer_config, ckpt.files))
 
 
 def _world_file(ckpt: TokenizerSource) -> str:

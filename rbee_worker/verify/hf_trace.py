@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 
 def hf_trace(model: PreTrainedModel, tokens: Sequence[int], source: Sequence[int] = ()) -> Trace:
-    """HF's computation of `tokens`, in one forward pass. An encoder's rows stand for logits.
+    """HF's computation of `tokens`, in one forward pass. An encoder's rows stand for logits, and so
+    do the scores that a head for classes gives for every row.
     source: what a model with an encoder reads before them."""
     if source:
         return _pair_trace(model, tokens, source)
@@ -28,6 +29,10 @@ def hf_trace(model: PreTrainedModel, tokens: Sequence[int], source: Sequence[int
         row = architecture(model.config.model_type, where="transformers")
         if row.stacks_of(model.config.to_dict()) == "encoder":
             logits = model(ids).last_hidden_state[0]
+        elif isinstance(head := getattr(model, "score", None), torch.nn.Linear):
+            with _results(head) as scores:
+                model(ids, use_cache=False)
+            logits = scores[0]
         else:
             logits = model(ids, use_cache=False).logits[0]
     return Trace(_numbers(states), logits.float().numpy())
@@ -65,6 +70,17 @@ def _watched(layers: Sequence[torch.nn.Module]) -> Iterator[list[Tensor]]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+@contextmanager
+def _results(module: torch.nn.Module) -> Iterator[list[Tensor]]:
+    """What this module gives for each row, before one of the rows is chosen."""
+    found: list[Tensor] = []
+    hook = module.register_forward_hook(lambda _, args, result: found.append(result[0]))
+    try:
+        yield found
+    finally:
+        hook.remove()
 
 
 def _numbers(states: Sequence[Tensor]) -> tuple[F32, ...]:

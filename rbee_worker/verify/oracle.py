@@ -95,6 +95,8 @@ def hf_config(ckpt: Checkpoint) -> PretrainedConfig:
         if theirs in fields and ours in given:
             given[theirs] = given[ours]
     given |= GATHERED.get(ckpt.arch, _nothing)(ckpt)
+    if labels := ckpt.config.get("classifier_labels"):
+        given["num_labels"] = len(labels)
     typed = given.get("rope_parameters") is not None  # with one entry per layer type
     if "rope_parameters" in fields and "rope_scaling" in given and not typed:
         # A file's own tensors say more about LongRoPE than its keys.
@@ -131,6 +133,7 @@ def _class(ckpt: Checkpoint) -> Any:
         CONFIG_MAPPING,
         MODEL_FOR_CAUSAL_LM_MAPPING,
         MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
+        MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
         MODEL_MAPPING,
     )
 
@@ -140,7 +143,10 @@ def _class(ckpt: Checkpoint) -> Any:
         "encoder": MODEL_MAPPING,
         "both": MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
     }
-    known = classes[architecture(ckpt.arch, where=str(ckpt.path)).stacks_of(ckpt.config)]
+    stacks = architecture(ckpt.arch, where=str(ckpt.path)).stacks_of(ckpt.config)
+    known = classes[stacks]
+    if stacks == "decoder" and ckpt.classifies:
+        known = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
     if ckpt.arch not in CONFIG_MAPPING or CONFIG_MAPPING[ckpt.arch] not in known:
         raise UnsupportedModel(
             f"{ckpt.path}: transformers has no model of type {ckpt.arch!r} to compare with.",

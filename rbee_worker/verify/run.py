@@ -85,7 +85,11 @@ def verify_report(
         "dtype": dtype,
         "activations": activations,
         "tokens": tokens,
-        "compared": "rows" if isinstance(model, Encoder) else "logits",
+        "compared": "rows"
+        if isinstance(model, Encoder)
+        else "scores"
+        if model.labels
+        else "logits",
         **as_dict(found),
     }
 

@@ -347,7 +347,7 @@ FAMILIES: tuple[Family, ...] = (
         gguf="rwkv6, rwkv7",
     ),
     Family(
-        "T5 / Flan-T5 / UL2; mT5; umT5",
+        "T5 / Flan-T5 / UL2 / ByT5; mT5; umT5",
         ("t5", "mt5", "umt5"),
         "encoder and decoder; relative bias buckets (umT5: in every layer), RMSNorm, scores "
         "without 1/√d, gates (1.1, Flan), logits * d^-½ where the head is the embedding",

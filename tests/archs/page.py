@@ -63,6 +63,18 @@ give what the safetensors files give, bit for bit.
 |---|---|---|---|
 """
 
+_CLASSES = """
+# Decoders with heads for classes
+
+`score.weight` in place of the head that draws tokens, for any decoder above without pictures or
+sound: transformers' `*ForSequenceClassification`, as rerankers and reward models are published; in
+GGUF files, `cls.output.weight` of `qwen3`.
+[tests/test_decoder_classes.py](../tests/test_decoder_classes.py) holds scores to transformers' in
+float32 on `cpu` and `reference`;
+[tests/server/test_rerankers.py](../tests/server/test_rerankers.py) does it for Qwen3-Reranker.
+Heads for the class of each token, and of decoders whose tokens see later ones, are refused.
+"""
+
 _PAIRS = """
 # Encoders with decoders
 
@@ -136,7 +148,18 @@ def page(errors: Errors) -> str:
     both = "".join(map(_pair, PAIRS))
     eyes = "".join(map(_seeing, dict.fromkeys(row.type for row in seeing.ROWS)))
     voices = "".join(map(_speaking, SPEAKING))
-    tables = families + _ENCODERS + encoders + _PAIRS + both + _SEEING + eyes + _SPEAKING + voices
+    tables = (
+        families
+        + _ENCODERS
+        + encoders
+        + _CLASSES
+        + _PAIRS
+        + both
+        + _SEEING
+        + eyes
+        + _SPEAKING
+        + voices
+    )
     return _HEAD + tables + _PROOF + proofs
 
 

@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 from huggingface_hub import close_session, constants, hf_hub_download, scan_cache_dir
+from huggingface_hub.errors import EntryNotFoundError
 
-from rbee_worker.checkpoint import hf_cache, tokenizer_files
+from rbee_worker.checkpoint import hf_cache, lacking, tokenizer_files
 from rbee_worker.checkpoint import hub as hub_module
 from rbee_worker.checkpoint.refs import list_models, parse, pull, resolve
 from rbee_worker.errors import BadReference, ModelError
@@ -96,13 +97,13 @@ class Handler(BaseHTTPRequestHandler):
 
     def file(self, owner: str, name: str, _: str, sha: str, file: str) -> None:
         data = self.server.files[f"{owner}/{name}"].get(file)
+        commit = self.server.revisions.get(sha, sha)
         if data is None:
-            self.reply(404, X_Error_Code="EntryNotFound")
+            self.reply(404, X_Error_Code="EntryNotFound", X_Repo_Commit=commit)
             return
         if self.command == "GET":
             self.server.got.append(file)
         tag = f'"{hashlib.sha1(data).hexdigest()}"'
-        commit = self.server.revisions.get(sha, sha)
         self.reply(200, data, ETag=tag, X_Repo_Commit=commit, Accept_Ranges="bytes")
 
 
@@ -382,3 +383,96 @@ def test_room_is_checked_first(hub, tmp_path, monkeypatch):
     with pytest.raises(ModelError, match="hf:o/model needs"):
         resolve("hf:o/model", cache_dir=str(tmp_path))
     assert hub.got == []
+
+
+VECTORS = {
+    **{name: FILES[name] for name in ("tokenizer.json", "README.md")},
+    "config.json": b'{"model_type": "bert", "architectures": ["BertModel"]}',
+    "model.safetensors": b"4" * 900,
+}
+STEP = "1_Pooling/config.json"
+MODULES = b'[{"type": "a.Transformer", "path": ""}, {"type": "a.Pooling", "path": "1_Pooling"}]'
+SAID = {"modules.json": MODULES, STEP: b'{"pooling_mode": "cls"}'}
+FETCHED = ("config.json", "tokenizer.json", "model.safetensors")
+
+
+@pytest.fixture
+def vectors(hub: Hub) -> Hub:
+    """A repository of a model for vectors."""
+    hub.files["o/model"] = {**VECTORS, **SAID}
+    return hub
+
+
+@pytest.mark.parametrize("there", [FETCHED, (*FETCHED, "modules.json")])
+def test_what_says_how_vectors_are_made_is_fetched_later(vectors, tmp_path, there):
+    """Other programs leave it out; once it is there, nothing is asked any more."""
+    path = theirs(vectors, tmp_path / "hf-home", *there)
+    assert resolve("hf:o/model") == path
+    assert {*vectors.got} == {*SAID} - {*there}
+    vectors.asked.clear()
+    assert resolve("hf:o/model") == path
+    assert vectors.asked == []
+    assert not lacking.in_doubt(path)
+
+
+def test_an_old_record_of_a_download_without_it(vectors, tmp_path):
+    path = resolve("hf:o/model")
+    (path / STEP).unlink()
+    vectors.got.clear()
+    assert resolve("hf:o/model") == path
+    assert (path / STEP).is_file()
+
+
+@pytest.mark.parametrize("how", ["told", "unreachable"])
+def test_a_copy_in_doubt_is_used_offline(vectors, tmp_path, monkeypatch, how):
+    """With a note; but not where its own list shows that something is lacking."""
+    path = theirs(vectors, tmp_path / "hf-home", *FETCHED)
+    if how == "told":
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    vectors.status = 500
+    assert resolve("hf:o/model") == path
+    assert lacking.in_doubt(path)
+    (path / "modules.json").write_bytes(MODULES)
+    with pytest.raises(BadReference, match=f"lacks {STEP}, and cannot be completed: ") as caught:
+        resolve("hf:o/model")
+    assert "\n" not in str(caught.value)
+    assert "go online" in str(caught.value.fix)
+
+
+def test_a_model_without_modules(vectors, tmp_path):
+    """The hub's listing shows it, or that another program has asked in vain."""
+    for name in SAID:
+        del vectors.files["o/model"][name]
+    path = theirs(vectors, tmp_path / "hf-home", *FETCHED)
+    with pytest.raises(EntryNotFoundError):
+        hf_hub_download("o/model", "modules.json", cache_dir=tmp_path / "hf-home" / "hub")
+    vectors.asked.clear()
+    assert resolve("hf:o/model") == path
+    assert vectors.asked == []
+    note = path.parent.parent / ".no_exist" / path.name / "modules.json"
+    note.unlink()
+    assert resolve("hf:o/model") == path
+    assert vectors.asked != []
+    assert note.is_file()
+    assert scan_cache_dir(tmp_path / "hf-home" / "hub").warnings == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "names", "doubted"),
+    [
+        ("BertForMaskedLM", ["x"], True),
+        ("GPT2LMHeadModel", ["x"], False),
+        ("BertForSequenceClassification", ["x"], True),
+        ("Qwen3ForCausalLM", ["model.embed_tokens.weight"], False),
+        ("Qwen3ForCausalLM", ["embed_tokens.weight"], True),
+    ],
+)
+def test_which_models_may_lack_it(tmp_path, kind, names, doubted):
+    folder = tmp_path / "snapshots" / ("a" * 40)
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"architectures": [kind]}))
+    header = json.dumps({name: {} for name in names}).encode()
+    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    assert lacking.in_doubt(folder) == doubted
+    assert lacking.in_doubt(tmp_path) is False

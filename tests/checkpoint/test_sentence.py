@@ -10,10 +10,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from rbee_worker.checkpoint import open_checkpoint
+from rbee_worker.checkpoint.lacking import UNKNOWN
 from rbee_worker.checkpoint.sentence import UNSAID, read_sentence
 from rbee_worker.errors import CheckpointError, ModelError, UnsupportedModel
 from rbee_worker.model_info import Pooling
-from tests.encoders import sentence_files, write_dense
+from tests.encoders import ROWS, sentence_files, write_dense
+from tests.encoders import write as write_encoder
 
 PROMPTS = "config_sentence_transformers"
 
@@ -297,3 +300,14 @@ def test_weights_of_a_dense_map_that_are_not_there(tmp_path: Path) -> None:
     weights.unlink()
     with pytest.raises(CheckpointError, match="is missing"):
         read_sentence(tmp_path)
+
+
+def test_a_snapshot_that_may_lack_them_is_told(tmp_path: Path) -> None:
+    """In the hub's cache, of a model for vectors; anywhere else a folder is what it is."""
+    row = next(row for row in ROWS if row.id == "bert")
+    folder = write_encoder(row, tmp_path / "models--o--m" / "snapshots" / "abc")
+    assert UNKNOWN in open_checkpoint(str(folder)).notes
+    write(folder, **sentence_files())
+    assert UNKNOWN not in open_checkpoint(str(folder)).notes
+    plain = write_encoder(row, tmp_path / "plain")
+    assert UNKNOWN not in open_checkpoint(str(plain)).notes

@@ -1,6 +1,7 @@
 """Which backend a worker gets, and that it is said where `auto` is not the fast one."""
 
 import importlib.util
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 from rbee_worker.config import Settings
 from rbee_worker.errors import UsageError
+from rbee_worker.ops.backends import backend as named
 from rbee_worker.ops.backends import backend_notes, choose_backend
 from rbee_worker.ops.cuda import backend as cuda
 from tests import tiny
@@ -146,3 +148,24 @@ def test_an_engine_runs_without_the_compiler(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("True [")
     assert "backend reference (plain torch operations, slow), not cpu: llvmlite" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["auto", "cpu", "reference"])
+def test_more_threads_than_cores(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are obeyed, and a line says how many cores there are. By what the system says of this
+    process, not by what the machine has."""
+    one = {min(os.sched_getaffinity(0))}
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: one)
+    for threads in (0, 1):
+        assert not [
+            note
+            for note in backend_notes(Settings(backend=name, threads=threads))  # type: ignore[arg-type]
+            if "--threads" in note
+        ]
+    note = backend_notes(Settings(backend=name, threads=3))[-1]  # type: ignore[arg-type]
+    assert "--threads 3 is more than the 1 core that this process may use" in note
+    assert "Fix: --threads 1," in note
+
+
+def test_the_gpu_computes_without_threads() -> None:
+    assert not named("cuda").threaded

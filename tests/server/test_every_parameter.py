@@ -182,6 +182,7 @@ VALUES: dict[str, Any] = {
     "max_thinking_tokens": 5,
     "dimensions": 2,
     "prompt_name": "question",
+    "instruction": "find it",
     "truncate": True,
     "text_1": "Sing",
     "text_2": ["Sing", "Hm"],

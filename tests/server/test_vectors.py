@@ -14,7 +14,7 @@ import openai
 import pytest
 
 from rbee_worker.checkpoint.sentence import Sentence
-from rbee_worker.model_info import Pooling, Purpose, Similarity
+from rbee_worker.model_info import PairScore, Pooling, Purpose, Similarity
 from tests.server.fake_engine import DIMENSIONS, Fake
 from tests.server.served import Served, wait_for
 
@@ -27,7 +27,11 @@ CLASSES = Purpose(
     task="classify", pooling=Pooling(how="cls"), labels=("no", "yes"), activation="softmax"
 )
 ONE_CLASS = Purpose(
-    task="classify", pooling=Pooling(how="cls"), labels=("fits",), activation="sigmoid"
+    task="classify",
+    pooling=Pooling(how="cls"),
+    labels=("fits",),
+    activation="sigmoid",
+    pairs=PairScore(by="classes", origin="the model's head", activation="sigmoid"),
 )
 
 

@@ -22,6 +22,7 @@ from rbee_worker.checkpoint.names.rows import (
     expert_rows,
     layer_rows,
     norm_rows,
+    rows,
     shared_expert_rows,
     single_expert_rows,
 )
@@ -76,8 +77,8 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
     "qwen3": Architecture(
         model_type="qwen3",
-        keys=DENSE_KEYS,
-        tensors=_HALVES + QK_NORM_ROWS,
+        keys=(*DENSE_KEYS, Key("classifier.output_labels", "classifier_labels", "labels")),
+        tensors=(*_HALVES, *QK_NORM_ROWS, *rows("cls.output", "score", "weight")),
         constants=_QWEN,
         present=BIASED,
         absent=TIED_WITHOUT_OUTPUT,

@@ -55,6 +55,7 @@ class CudaBackend(Backend):
     title = "Triton kernels on an NVIDIA GPU"
     buckets = True
     overlaps = True
+    threaded = False
 
     def refuses(self, settings: Settings) -> Refusal | None:
         pretended = _interpreted() and settings.backend == self.name  # never for `auto`

@@ -17,7 +17,7 @@ from rbee_worker.ops.cuda.state import CudaState
 from rbee_worker.verify.hf_trace import hf_trace
 from rbee_worker.verify.oracle import load_oracle
 from rbee_worker.verify.whole import whole_numbers
-from tests import encoders
+from tests import encoders, rerankers
 from tests.archs import ARCHS, Arch
 from tests.archs.measure import TOKENS, files
 from tests.ops.cuda.near import DEVICE
@@ -147,4 +147,25 @@ def test_encoders(name: str, tmp_path: Path) -> None:
     assert np.abs(rows - want).max() / np.abs(want).max() < BOUND
     got = model.host(model.head(rows[:1]))[0]
     wanted = encoders.scores(row, ids, second).numpy() if row.classes else want[0]
+    assert np.abs(got - wanted).max() / np.abs(wanted).max() < BOUND
+
+
+@pytest.mark.slow
+def test_a_decoders_classes(tmp_path: Path) -> None:
+    """Scores of several rows at once, as texts that end in one step are scored."""
+    path = rerankers.write(tmp_path, classes=3)
+    ckpt = open_checkpoint(str(path))
+    settings = Settings(model=str(path), backend="cuda")
+    ops = backend("cuda").ops(settings, "f32", weight_bytes=0, progress=lambda *_: None)
+    model = CudaModel(build_model(ckpt, ops), graphs=False)
+    state = CudaState(
+        model.groups, [9], 2, block_size=16, dtype="f32", device=ops.device, drawn=ops.drawn
+    )
+    ids = [token % len(rerankers.vocabulary()) for token in TOKENS]
+    want = hf_trace(load_oracle(ckpt).model, ids).logits
+    rows = model.host(model.hidden(state.stage(whole_numbers(model.groups, ids))))
+    chosen = np.stack([rows[0], rows[len(ids) // 2], rows[-1]])
+    got = model.host(model.head(chosen))
+    wanted = want[[0, len(ids) // 2, -1]]
+    assert got.shape == wanted.shape == (3, 3)
     assert np.abs(got - wanted).max() / np.abs(wanted).max() < BOUND
