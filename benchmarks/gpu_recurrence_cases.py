@@ -14,8 +14,14 @@ from torch import Tensor
 
 from rbee_worker.ops.cells import by_cell, scan_shape
 from rbee_worker.ops.cuda.kernels.recurrence.delta import gated_delta
+from rbee_worker.ops.cuda.kernels.recurrence.delta_chunks import gated_delta_chunks
 from rbee_worker.ops.cuda.kernels.recurrence.rows import Sequences
-from rbee_worker.ops.cuda.kernels.recurrence.state_space import selective_scan, ssd
+from rbee_worker.ops.cuda.kernels.recurrence.ssd_chunks import ssd_chunks
+from rbee_worker.ops.cuda.kernels.recurrence.state_space import (
+    selective_scan,
+    selective_segments,
+    ssd,
+)
 from rbee_worker.ops.cuda.kernels.recurrence.wkv import wkv, wkv_delta
 
 Theirs = Callable[[], Any]  # one launch of fla's kernel, giving (y, state)
@@ -54,7 +60,11 @@ class Case:
         raise NotImplementedError
 
     def kernel(self, state: Tensor, sequences: Sequences) -> Any:
-        """Our kernel, once."""
+        """Our kernel that goes from row to row, once."""
+        raise NotImplementedError
+
+    def beside_each_other(self, state: Tensor, sequences: Sequences) -> Any:
+        """Our kernel for prompts, which computes chunks or segments of rows side by side."""
         raise NotImplementedError
 
     def step(self, h: Tensor, t: int) -> tuple[Tensor, Tensor]:
@@ -137,6 +147,9 @@ class Selective(Case):
     def kernel(self, state: Tensor, sequences: Sequences) -> Tensor:
         return selective_scan(*self.rows, self.flat, self.skip, state, sequences, **pdl(self))
 
+    def beside_each_other(self, state: Tensor, sequences: Sequences) -> Tensor:
+        return selective_segments(*self.rows, self.flat, self.skip, state, sequences, **pdl(self))
+
     def step(self, h: Tensor, t: int) -> tuple[Tensor, Tensor]:
         x, dt, b, c, gate = (x[:, t] for x in self.exact)
         size = softplus(dt)[:, None, None]
@@ -165,6 +178,10 @@ class Ssd(Case):
     def kernel(self, state: Tensor, sequences: Sequences) -> Tensor:
         vectors = (self.bias, self.rates, self.skip)
         return ssd(*self.rows, *vectors, state, sequences, groups=1, **pdl(self))
+
+    def beside_each_other(self, state: Tensor, sequences: Sequences) -> Tensor:
+        vectors = (self.bias, self.rates, self.skip)
+        return ssd_chunks(*self.rows, *vectors, state, sequences, groups=1, **pdl(self))
 
     def step(self, h: Tensor, t: int) -> tuple[Tensor, Tensor]:
         x, dt, b, c, gate = (x[:, t] for x in self.exact)
@@ -214,6 +231,10 @@ class Delta(Case):
     def kernel(self, state: Tensor, sequences: Sequences) -> Tensor:
         vectors = (self.bias, self.rates)
         return gated_delta(*self.rows, *vectors, state, sequences, groups=self.groups, **pdl(self))
+
+    def beside_each_other(self, state: Tensor, sequences: Sequences) -> Tensor:
+        given = (*self.rows, self.bias, self.rates)
+        return gated_delta_chunks(*given, state, sequences, groups=self.groups, **pdl(self))
 
     def step(self, h: Tensor, t: int) -> tuple[Tensor, Tensor]:
         q, k, v, dt, beta = (x[:, t] for x in self.exact)

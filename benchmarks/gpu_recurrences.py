@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ MAMBA = {  # state-spaces/mamba-2.8b
 }  # fmt: skip
 SMALL = {"vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 1, "time_step_rank": 2}
 COLD = 256 << 20  # bytes of states that take turns
+SCAN = ("_space", "_ends", "_firsts")  # kernels of the scan
 WORKERS = 3  # processes that compile fla's kernels of one recurrence, each a share of the shapes
 
 began = time.perf_counter()
@@ -134,13 +136,18 @@ def line(kind: type[Case], count: int, length: int, rate: float, asked: Any) -> 
     sets = min(16, -(-COLD // held)) if length == 1 and not asked.quick else 1
     case = made(kind, count, length, sets=sets, tiny=asked.quick)
     want, left = case.reference()
-    state = case.kept.clone()
-    y = case.kernel(state, case.places[0])
-    errors = f"{far(y, want):8.1e} {far(case.matrices(state), left):8.1e}"
-    took, mark = microseconds([lambda at=at: case.kernel(state, at) for at in case.places])
-    floor = 1e6 * case.bytes() / rate
-    text = f"{case.name:<27} {count:>2} x {length:<5} {took:9.1f}{mark:<1} {floor / took:6.2f}"
-    say(f"{text} {errors} | {theirs(case, want, left, took, asked)}")
+    forms = {"in order": case.kernel}
+    if length > 1 and kind.beside_each_other is not Case.beside_each_other:
+        forms["chunks"] = case.beside_each_other
+    for form, run in forms.items():
+        state = case.kept.clone()
+        y = run(state, case.places[0])
+        errors = f"{far(y, want):8.1e} {far(case.matrices(state), left):8.1e}"
+        took, mark = microseconds([partial(run, state, at) for at in case.places])
+        text = f"{case.name:<27} {count:>2} x {length:<5} {form:<8} {took:9.1f}{mark:<1}"
+        text += f" {1e6 * case.bytes() / rate / took:6.2f} {errors}"
+        last = form == [*forms][-1]
+        say(f"{text} | {theirs(case, want, left, took, asked)}" if last else text)
 
 
 def theirs(case: Case, want: torch.Tensor, left: torch.Tensor, ours: float, asked: Any) -> str:
@@ -174,7 +181,7 @@ def kernels(asked: Any) -> None:
         rate = 1e9 * read_gb_s()
         say(f"{torch.cuda.get_device_name()}, {rate / 1e9:,.0f} GB/s, torch {torch.__version__}")
     say(
-        f"{'recurrence':<27} {'rows':<10} {'us':>9}  {'floor':>6} {'y':>8} {'state':>8} | "
+        f"{'recurrence':<27} {'rows':<19} {'us':>9}  {'floor':>6} {'y':>8} {'state':>8} | "
         f"{'fla us':>9}  {'y':>8} {'state':>8} {'/ ours':>6} | what fla's time is without"
     )
     for kind in CASES:
@@ -240,7 +247,7 @@ def profiled(driver: Driver) -> None:
         torch.cuda.synchronize()
     events = sorted(found.key_averages(), key=lambda e: -e.device_time_total)
     busy = sum(e.device_time_total for e in events)
-    scan = sum(e.device_time_total for e in events if e.key.startswith(("_space", "_segment")))
+    scan = sum(e.device_time_total for e in events if e.key.startswith(SCAN))
     say(f"prefill 1 x 2048: kernels {busy / 1e3:.2f} ms, of which the scan {scan / busy:.1%}")
     for event in events[:10]:
         part, each = event.device_time_total / busy, event.device_time_total / event.count

@@ -6,8 +6,17 @@ from torch import Tensor
 
 from rbee_worker.ops import Activation
 from rbee_worker.ops.batch import Batch, FixedState
-from rbee_worker.ops.cuda.kernels.recurrence import conv, linear_scan, state_space, wkv
+from rbee_worker.ops.cuda.kernels.recurrence import (
+    conv,
+    delta_chunks,
+    linear_scan,
+    segments,
+    ssd_chunks,
+    state_space,
+    wkv,
+)
 from rbee_worker.ops.cuda.kernels.recurrence.delta import gated_delta
+from rbee_worker.ops.cuda.kernels.recurrence.delta_chunks import gated_delta_chunks
 from rbee_worker.ops.cuda.kernels.recurrence.rg_lru import rg_lru
 from rbee_worker.ops.cuda.kernels.recurrence.rows import Sequences
 from rbee_worker.ops.cuda.kernels.recurrence.taylor import taylor
@@ -17,15 +26,25 @@ from rbee_worker.state.specs import StateRef
 
 
 class RecurrenceOps(ReferenceOps):
-    """The part of `DeviceOps` that goes on from a sequence's fixed state."""
+    """The part of `DeviceOps` that goes on from a sequence's fixed state.
+
+    Steps in which a sequence has many rows compute chunks or segments of them side by side. Their
+    last bits depend on where a step ends, so with `--deterministic` rows are computed in order.
+    """
 
     pdl: bool
+    fixed: bool
+
+    def _long(self, sequences: Sequences, least: int) -> bool:
+        """Are rows computed side by side? least: rows from which on that is faster."""
+        return not self.fixed and sequences.longest >= least
 
     def linear_scan(
         self, x: Tensor, decay: Tensor, where: StateRef, name: str, batch: Batch
     ) -> Tensor:
         state, sequences = _kept(where, name, batch)
-        return linear_scan.linear_scan(x, decay, state, sequences, pdl=self.pdl)
+        long = self._long(sequences, segments.FROM)
+        return linear_scan.linear_scan(x, decay, state, sequences, segments=long, pdl=self.pdl)
 
     def causal_conv(
         self,
@@ -60,9 +79,10 @@ class RecurrenceOps(ReferenceOps):
         batch: Batch,
     ) -> Tensor:
         state, sequences = _kept(where, name, batch)
-        return state_space.selective_scan(
-            x, dt, b, c, gate, rates, skip, state, sequences, pdl=self.pdl
-        )
+        given = (x, dt, b, c, gate, rates, skip)
+        long = self._long(sequences, segments.FROM)
+        run = state_space.selective_segments if long else state_space.selective_scan
+        return run(*given, state, sequences, pdl=self.pdl)
 
     def ssd(
         self,
@@ -81,9 +101,9 @@ class RecurrenceOps(ReferenceOps):
         groups: int = 1,
     ) -> Tensor:
         state, sequences = _kept(where, name, batch)
-        return state_space.ssd(
-            x, dt, b, c, gate, bias, rates, skip, state, sequences, groups=groups, pdl=self.pdl
-        )
+        given = (x, dt, b, c, gate, bias, rates, skip)
+        run = ssd_chunks.ssd_chunks if self._long(sequences, ssd_chunks.FROM) else state_space.ssd
+        return run(*given, state, sequences, groups=groups, pdl=self.pdl)
 
     def rg_lru(
         self,
@@ -99,7 +119,8 @@ class RecurrenceOps(ReferenceOps):
     ) -> Tensor:
         state, sequences = _kept(where, name, batch)
         gates = (x, into, passing, into_bias, passing_bias, rates)
-        return rg_lru(*gates, batch.positions, state, sequences, pdl=self.pdl)
+        long = self._long(sequences, segments.FROM)
+        return rg_lru(*gates, batch.positions, state, sequences, segments=long, pdl=self.pdl)
 
     def gated_delta(
         self,
@@ -117,9 +138,9 @@ class RecurrenceOps(ReferenceOps):
         groups: int,
     ) -> Tensor:
         state, sequences = _kept(where, name, batch)
-        return gated_delta(
-            q, k, v, dt, beta, bias, rates, state, sequences, groups=groups, pdl=self.pdl
-        )
+        given = (q, k, v, dt, beta, bias, rates)
+        run = gated_delta_chunks if self._long(sequences, delta_chunks.FROM) else gated_delta
+        return run(*given, state, sequences, groups=groups, pdl=self.pdl)
 
     def taylor(
         self,
