@@ -23,6 +23,7 @@ from rbee_worker.ops.cuda.kernels.recurrence.state_space import (
     ssd,
 )
 from rbee_worker.ops.cuda.kernels.recurrence.wkv import wkv, wkv_delta
+from rbee_worker.ops.cuda.kernels.recurrence.wkv_chunks import wkv_chunks
 
 Theirs = Callable[[], Any]  # one launch of fla's kernel, giving (y, state)
 
@@ -283,6 +284,10 @@ class Wkv(Case):
     def kernel(self, state: Tensor, sequences: Sequences) -> Tensor:
         vectors = (self.base, self.bonus)
         return wkv(*self.rows, *vectors, state, sequences, heads=self.heads, **pdl(self))
+
+    def beside_each_other(self, state: Tensor, sequences: Sequences) -> Tensor:
+        given = (*self.rows, self.base, self.bonus)
+        return wkv_chunks(*given, state, sequences, heads=self.heads, **pdl(self))
 
     def step(self, h: Tensor, t: int) -> tuple[Tensor, Tensor]:
         r, k, v, decay = (x[:, t].unflatten(1, (self.heads, -1)) for x in self.exact)

@@ -14,6 +14,7 @@ from rbee_worker.ops.cuda.kernels.recurrence import (
     ssd_chunks,
     state_space,
     wkv,
+    wkv_chunks,
 )
 from rbee_worker.ops.cuda.kernels.recurrence.delta import gated_delta
 from rbee_worker.ops.cuda.kernels.recurrence.delta_chunks import gated_delta_chunks
@@ -181,7 +182,9 @@ class RecurrenceOps(ReferenceOps):
         heads: int,
     ) -> Tensor:
         state, sequences = _kept(where, name, batch)
-        return wkv.wkv(r, k, v, decay, base, bonus, state, sequences, heads=heads, pdl=self.pdl)
+        given = (r, k, v, decay, base, bonus)
+        run = wkv_chunks.wkv_chunks if self._long(sequences, wkv_chunks.FROM) else wkv.wkv
+        return run(*given, state, sequences, heads=heads, pdl=self.pdl)
 
     def wkv_delta(
         self,

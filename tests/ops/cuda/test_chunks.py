@@ -17,8 +17,10 @@ from rbee_worker.ops.cuda.kernels.recurrence.rg_lru import rg_lru
 from rbee_worker.ops.cuda.kernels.recurrence.rows import Sequences
 from rbee_worker.ops.cuda.kernels.recurrence.ssd_chunks import ssd_chunks
 from rbee_worker.ops.cuda.kernels.recurrence.state_space import selective_segments
+from rbee_worker.ops.cuda.kernels.recurrence.wkv_chunks import wkv_chunks
 from tests.ops.cuda.test_recurrences import Ours
 from tests.ops.recurrences import LAYER, LAYERS, SLOTS, Case, Delta, Gated, Heads, Selective
+from tests.ops.wkv import Plain
 
 CHUNKED = (1, 63, 64, 65, 200)  # rows of sequences: chunks have 64
 SEGMENTED = (1, 63, 64, 70)  # segments have 32
@@ -42,6 +44,10 @@ class Chunks(Ours):
     def gated_delta(self, q, k, v, dt, beta, bias, rates, where, name, batch, *, groups):
         given = (q, k, v, dt, beta, bias, rates)
         return self._run(gated_delta_chunks, given, where, name, batch, groups=groups)
+
+    def wkv(self, r, k, v, decay, base, bonus, where, name, batch, *, heads):
+        given = (r, k, v, decay, base, bonus)
+        return self._run(wkv_chunks, given, where, name, batch, heads=int(heads))
 
 
 def near(got: list[torch.Tensor], left: torch.Tensor, case: Case) -> None:
@@ -72,7 +78,12 @@ def long(kind: type[Case], seed: int, lengths: tuple[int, ...]) -> Any:
 
 # seeds with two groups, with columns that fill no cell, and with few numbers
 _CASES = [(Heads, 28, CHUNKED), (Heads, 25, (70,)), (Delta, 17, CHUNKED), (Delta, 28, (5, 70))]
-_CASES += [(Selective, 1, SEGMENTED), (Gated, 1, SEGMENTED)]
+_CASES += [
+    (Selective, 1, SEGMENTED),
+    (Gated, 1, SEGMENTED),
+    (Plain, 6, CHUNKED),
+    (Plain, 22, (5, 70)),
+]
 
 
 @pytest.mark.slow
@@ -88,18 +99,22 @@ def test_long_sequences(kind: type[Case], seed: int, lengths: tuple[int, ...], d
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("kind", "seed", "steps"), [(Heads, 28, 1), (Delta, 28, 3), (Selective, 1, 1)]
+    ("kind", "seed", "steps"), [(Heads, 28, 1), (Delta, 28, 3), (Selective, 1, 1), (Plain, 6, 3)]
 )
 def test_decays_from_nearly_one_to_nearly_none(
     kind: type[Case], seed: int, steps: int, device: str
 ) -> None:
     """A row keeps e^-0.0001 or e^-50 of the state, beside each other in one chunk: what comes
     behind a strong decay is as exact as before it. steps: which rows decide."""
-    case = long(kind, seed, (100,))
+    case: Any = long(kind, seed, (100,))
     some = torch.rand(case.rows[steps].shape, generator=torch.Generator().manual_seed(3))
-    case.rows[steps] = torch.where(some < 0.1, 50.0, -9.21034)  # softplus: 50, 0.0001
-    case.rates = torch.full_like(case.rates, -1.0)
-    if kind is not Selective:
+    if kind is Plain:  # e^x is 50 or 0.0001, else softplus(x)
+        case.rows[steps] = torch.where(some < 0.1, 3.912023, -9.21034)
+        case.base = torch.zeros_like(case.base)
+    else:
+        case.rows[steps] = torch.where(some < 0.1, 50.0, -9.21034)
+        case.rates = torch.full_like(case.rates, -1.0)
+    if kind in (Heads, Delta):
         case.bias = torch.zeros_like(case.bias)
     near(*case.computed(Chunks(device), [case.lengths]), case)
 
@@ -126,7 +141,7 @@ def test_linear_scans_by_segments(device: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "seed"), [(Heads, 17), (Delta, 17), (Gated, 1)])
+@pytest.mark.parametrize(("kind", "seed"), [(Heads, 17), (Delta, 17), (Gated, 1), (Plain, 13)])
 def test_which_steps_are_computed_so(kind: type[Case], seed: int, device: str) -> None:
     """Long ones, and none with --deterministic, which keeps the bits of rows in order."""
     if device != "cpu":
@@ -134,7 +149,9 @@ def test_which_steps_are_computed_so(kind: type[Case], seed: int, device: str) -
     fixed, free = (made("cpu", "f32", pdl=False) for made in (FixedOps, DeviceOps))
     for rows in (64, 63):
         case = long(kind, seed, (rows,))
-        case.first, case.rates = 3, case.rates * 0.01  # no row begins anew or nearly so
+        case.first = 3
+        if kind is Gated:
+            case.rates = case.rates * 0.01  # no row begins anew or nearly so
         in_order, chunked, always, got = (
             torch.cat([y.flatten(), left.flatten()])
             for ops in (Ours(device), Chunks(device), fixed, free)
