@@ -24,6 +24,7 @@ from rbee_worker.ops.cuda.kernels.recurrence.state_space import (
 )
 from rbee_worker.ops.cuda.kernels.recurrence.wkv import wkv, wkv_delta
 from rbee_worker.ops.cuda.kernels.recurrence.wkv_chunks import wkv_chunks
+from rbee_worker.ops.cuda.kernels.recurrence.wkv_delta_chunks import wkv_delta_chunks
 
 Theirs = Callable[[], Any]  # one launch of fla's kernel, giving (y, state)
 
@@ -324,6 +325,11 @@ class WkvDelta(Case):
         found, _ = wkv_delta(
             *self.rows, *self.vectors, state, sequences, heads=self.heads, **pdl(self)
         )
+        return found
+
+    def beside_each_other(self, state: Tensor, sequences: Sequences) -> Tensor:
+        given = (*self.rows, *self.vectors)
+        found, _ = wkv_delta_chunks(*given, state, sequences, heads=self.heads, **pdl(self))
         return found
 
     def bytes(self) -> int:

@@ -41,6 +41,7 @@ from rbee_worker.ops.cuda.kernels.recurrence.state_space import (
 )
 from rbee_worker.ops.cuda.kernels.recurrence.taylor import taylor
 from rbee_worker.ops.cuda.kernels.recurrence.wkv_chunks import wkv_chunks
+from rbee_worker.ops.cuda.kernels.recurrence.wkv_delta_chunks import wkv_delta_chunks
 from rbee_worker.ops.cuda.kernels.rowwise import by_position, joined
 from rbee_worker.ops.cuda.kernels.sampling import edits
 from rbee_worker.ops.cuda.kernels.sampling.draw import draw, planned
@@ -213,6 +214,11 @@ def of_chunks() -> Iterator[tuple[str, partial[Any]]]:
                 partial(
                     wkv_chunks, x, x, x, x, row, row, f32(9, 256, 64, 16), given, heads=64, pdl=True
                 ),
+            )
+            rows, state = (x, x, x, x, x, row, row, row), f32(9, 256, 64, 16)
+            yield (
+                f"wkv delta by chunks, {number}, {dtype}",
+                partial(wkv_delta_chunks, *rows, state, given, heads=64, pdl=True),
             )
         x, b, step, heads = of(64, 5120), of(64, 128), of(64, 80), f32(80)
         for gate in (x, None):

@@ -18,8 +18,10 @@ from rbee_worker.ops.cuda.kernels.recurrence.rows import Sequences
 from rbee_worker.ops.cuda.kernels.recurrence.ssd_chunks import ssd_chunks
 from rbee_worker.ops.cuda.kernels.recurrence.state_space import selective_segments
 from rbee_worker.ops.cuda.kernels.recurrence.wkv_chunks import wkv_chunks
+from rbee_worker.ops.cuda.kernels.recurrence.wkv_delta_chunks import wkv_delta_chunks
 from tests.ops.cuda.test_recurrences import Ours
 from tests.ops.recurrences import LAYER, LAYERS, SLOTS, Case, Delta, Gated, Heads, Selective
+from tests.ops.wkv import Delta as WkvDelta
 from tests.ops.wkv import Plain
 
 CHUNKED = (1, 63, 64, 65, 200)  # rows of sequences: chunks have 64
@@ -48,6 +50,10 @@ class Chunks(Ours):
     def wkv(self, r, k, v, decay, base, bonus, where, name, batch, *, heads):
         given = (r, k, v, decay, base, bonus)
         return self._run(wkv_chunks, given, where, name, batch, heads=int(heads))
+
+    def wkv_delta(self, *given, heads):
+        *rows, where, name, batch = given
+        return self._run(wkv_delta_chunks, rows, where, name, batch, heads=int(heads))
 
 
 def near(got: list[torch.Tensor], left: torch.Tensor, case: Case) -> None:
@@ -78,15 +84,17 @@ def long(kind: type[Case], seed: int, lengths: tuple[int, ...]) -> Any:
 
 # seeds with two groups, with columns that fill no cell, and with few numbers
 _CASES = [(Heads, 28, CHUNKED), (Heads, 25, (70,)), (Delta, 17, CHUNKED), (Delta, 28, (5, 70))]
+_CASES += [(Selective, 1, SEGMENTED), (Gated, 1, SEGMENTED)]
 _CASES += [
-    (Selective, 1, SEGMENTED),
-    (Gated, 1, SEGMENTED),
     (Plain, 6, CHUNKED),
     (Plain, 22, (5, 70)),
+    (WkvDelta, 13, CHUNKED),
+    (WkvDelta, 2, (5, 70)),
 ]
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("poisoned")
 @pytest.mark.parametrize(("kind", "seed", "lengths"), _CASES)
 def test_long_sequences(kind: type[Case], seed: int, lengths: tuple[int, ...], device: str) -> None:
     """In one step, and in two, which end anywhere."""
@@ -141,14 +149,16 @@ def test_linear_scans_by_segments(device: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "seed"), [(Heads, 17), (Delta, 17), (Gated, 1), (Plain, 13)])
+@pytest.mark.parametrize(
+    ("kind", "seed"), [(Heads, 17), (Delta, 17), (Gated, 1), (Plain, 13), (WkvDelta, 13)]
+)
 def test_which_steps_are_computed_so(kind: type[Case], seed: int, device: str) -> None:
     """Long ones, and none with --deterministic, which keeps the bits of rows in order."""
     if device != "cpu":
         pytest.skip("the operations' rows are on the CPU here")
     fixed, free = (made("cpu", "f32", pdl=False) for made in (FixedOps, DeviceOps))
-    for rows in (64, 63):
-        case = long(kind, seed, (rows,))
+    for rows in (64, 63) if kind is Heads else (64,):
+        case: Any = long(kind, seed, (rows,))
         case.first = 3
         if kind is Gated:
             case.rates = case.rates * 0.01  # no row begins anew or nearly so

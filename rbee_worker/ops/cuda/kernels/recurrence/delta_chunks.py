@@ -158,6 +158,19 @@ def _chunks(
     tl.store(kept, h, mask=own)
 
 
+def chunk_grid(sequences: Sequences, heads: int) -> tuple[int, int, int]:
+    """A program for each chunk of each head of each sequence."""
+    return triton.cdiv(max(sequences.longest, 1), ROWS), heads, sequences.number
+
+
+def write_inverses(matrices: Tensor, sequences: Sequences, *, heads: int, pdl: bool) -> None:
+    """Replace what is below and on the diagonals of matrices A, float32 [places * heads, ROWS,
+    ROWS], with that of (1 + A)^-1, where A is what is below."""
+    _inverses[chunk_grid(sequences, heads)](
+        sequences.starts, matrices, heads, ROWS=ROWS, num_warps=1, **dependent(pdl)
+    )
+
+
 def gated_delta_chunks(
     q: Tensor,
     k: Tensor,
@@ -183,7 +196,7 @@ def gated_delta_chunks(
     matrices = torch.empty((2, count, ROWS, ROWS), dtype=torch.float32, device=v.device)
     vectors = torch.empty((count, _VECTORS, ROWS), dtype=torch.float32, device=v.device)
     inverses, weights = matrices[0], matrices[1]
-    grid = triton.cdiv(max(sequences.longest, 1), ROWS), heads, sequences.number
+    grid = chunk_grid(sequences, heads)
     how = {
         "STATES": states, "PER_GROUP": heads // groups, "SP": max(16, power_of_two(states)),
         "ROWS": ROWS, "VECTORS": _VECTORS, "WAY": way(v.dtype), "num_stages": 1, **dependent(pdl),
@@ -192,7 +205,7 @@ def gated_delta_chunks(
         q, k, dt, beta, bias, rates, sequences.starts, inverses, weights, vectors, q.stride(0),
         k.stride(0), dt.stride(0), beta.stride(0), heads, states**-0.5, num_warps=4, **how,
     )  # fmt: skip
-    _inverses[grid](sequences.starts, inverses, heads, ROWS=ROWS, num_warps=1, **dependent(pdl))
+    write_inverses(inverses, sequences, heads=heads, pdl=pdl)
     many = sequences.number * heads * triton.cdiv(columns, _COLUMNS) >= _PROGRAMS
     block = min((1 + many) * _COLUMNS, power_of_two(cells * CELL))
     _chunks[(triton.cdiv(columns, block), heads, sequences.number)](
