@@ -3,12 +3,15 @@ steps are computed so."""
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from rbee_worker.ops.batch import FixedState
+from rbee_worker.ops.cuda import recurrence_ops
 from rbee_worker.ops.cuda.device_ops import DeviceOps
 from rbee_worker.ops.cuda.fixed_ops import FixedOps
 from rbee_worker.ops.cuda.kernels.recurrence.delta_chunks import gated_delta_chunks
@@ -19,6 +22,7 @@ from rbee_worker.ops.cuda.kernels.recurrence.ssd_chunks import ssd_chunks
 from rbee_worker.ops.cuda.kernels.recurrence.state_space import selective_segments
 from rbee_worker.ops.cuda.kernels.recurrence.wkv_chunks import wkv_chunks
 from rbee_worker.ops.cuda.kernels.recurrence.wkv_delta_chunks import wkv_delta_chunks
+from rbee_worker.state.specs import StateRef
 from tests.ops.cuda.test_recurrences import Ours
 from tests.ops.recurrences import LAYER, LAYERS, SLOTS, Case, Delta, Gated, Heads, Selective
 from tests.ops.wkv import Delta as WkvDelta
@@ -67,15 +71,6 @@ def near(got: list[torch.Tensor], left: torch.Tensor, case: Case) -> None:
     assert torch.equal(left[~touched], case.state[~touched])
 
 
-def strong(case: Any, seed: int) -> None:
-    """Steps with which a state keeps almost all of itself, or nothing: e^-0.0001 or e^-50 of it."""
-    some = torch.rand(case.rows[case.steps].shape, generator=torch.Generator().manual_seed(seed))
-    case.rows[case.steps] = torch.where(some < 0.1, 50.0, -9.21034)  # softplus: 50, 0.0001
-    case.rates = torch.full_like(case.rates, -1.0)
-    if hasattr(case, "bias"):
-        case.bias = torch.zeros_like(case.bias)
-
-
 def long(kind: type[Case], seed: int, lengths: tuple[int, ...]) -> Any:
     """A case with sequences of these lengths."""
     made: type[Case] = type(kind.__name__, (kind,), {"given": lengths})
@@ -88,8 +83,7 @@ _CASES += [(Selective, 1, SEGMENTED), (Gated, 1, SEGMENTED)]
 _CASES += [
     (Plain, 6, CHUNKED),
     (Plain, 22, (5, 70)),
-    (WkvDelta, 13, CHUNKED),
-    (WkvDelta, 2, (5, 70)),
+    (WkvDelta, 5, (66,)),
 ]
 
 
@@ -149,24 +143,64 @@ def test_linear_scans_by_segments(device: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("kind", "seed"), [(Heads, 17), (Delta, 17), (Gated, 1), (Plain, 13), (WkvDelta, 13)]
-)
-def test_which_steps_are_computed_so(kind: type[Case], seed: int, device: str) -> None:
-    """Long ones, and none with --deterministic, which keeps the bits of rows in order."""
+def test_rows_in_order_with_deterministic(device: str) -> None:
+    """One step has the bits of the kernel of which a row's bits depend on no step."""
     if device != "cpu":
         pytest.skip("the operations' rows are on the CPU here")
-    fixed, free = (made("cpu", "f32", pdl=False) for made in (FixedOps, DeviceOps))
-    for rows in (64, 63) if kind is Heads else (64,):
-        case: Any = long(kind, seed, (rows,))
-        case.first = 3
-        if kind is Gated:
-            case.rates = case.rates * 0.01  # no row begins anew or nearly so
-        in_order, chunked, always, got = (
-            torch.cat([y.flatten(), left.flatten()])
-            for ops in (Ours(device), Chunks(device), fixed, free)
-            for (y,), left in [case.computed(ops, [[rows]])]
+    case = long(Heads, 17, (64,))
+    in_order, chunked, always, got = (
+        torch.cat([y.flatten(), left.flatten()])
+        for ops in (
+            *(Ours(device), Chunks(device)),
+            *(made("cpu", "f32", pdl=False) for made in (FixedOps, DeviceOps)),
         )
-        assert torch.equal(always, in_order)
-        assert torch.equal(got, chunked if rows == 64 else in_order)
-        assert rows == 63 or not torch.equal(chunked, in_order)
+        for (y,), left in [case.computed(ops, [[64]])]
+    )
+    assert torch.equal(always, in_order)
+    assert torch.equal(got, chunked)
+    assert not torch.equal(chunked, in_order)
+
+
+_OPERATIONS: list[tuple[str, int, dict[str, int]]] = [
+    *(("ssd", 8, {}), ("selective_scan", 7, {}), ("linear_scan", 2, {}), ("rg_lru", 6, {})),
+    *(("gated_delta", 7, {"groups": 1}), ("wkv", 6, {"heads": 1}), ("wkv_delta", 8, {"heads": 1})),
+]
+
+
+@pytest.mark.parametrize(("name", "rows", "how"), _OPERATIONS)
+def test_which_steps_have_which_kernel(
+    name: str, rows: int, how: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows side by side where a sequence has 64, without --deterministic. rows: arguments."""
+    called: list[bool] = []
+    ours = recurrence_ops
+    side_by_side = {
+        "ssd": (ours.ssd_chunks, "ssd_chunks"),
+        "selective_scan": (ours.state_space, "selective_segments"),
+        "gated_delta": (ours, "gated_delta_chunks"),
+        "wkv": (ours.wkv_chunks, "wkv_chunks"),
+        "wkv_delta": (ours.wkv_delta_chunks, "wkv_delta_chunks"),
+    }
+    in_order = {
+        "linear_scan": ours.linear_scan,
+        **dict.fromkeys(("ssd", "selective_scan"), ours.state_space),
+        **dict.fromkeys(("wkv", "wkv_delta"), ours.wkv),
+    }
+    monkeypatch.setattr(
+        in_order.get(name, ours), name, lambda *_, **how: called.append(how.get("segments", False))
+    )
+    if name in side_by_side:
+        monkeypatch.setattr(*side_by_side[name], lambda *_, **__: called.append(True))
+    kept = FixedState({"kept": torch.zeros(1, 2)}, torch.tensor([1, 0]))
+    for made in (FixedOps, DeviceOps):
+        ops = made("cpu", "f32", pdl=False)
+        for longest in (1, 63, 64, 2048):
+            starts = [0, 1, longest + 1]
+            batch: Any = SimpleNamespace(
+                state=[kept],
+                seq_starts=torch.tensor(starts),
+                seq_starts_host=starts,
+                positions=None,
+            )
+            getattr(ops, name)(*[None] * rows, StateRef(0, 0), "kept", batch, **how)
+    assert called == [False] * 6 + [True] * 2

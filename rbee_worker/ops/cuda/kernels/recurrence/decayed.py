@@ -48,11 +48,12 @@ def write_products(
     KIND: tl.constexpr, SELF: tl.constexpr, SP: tl.constexpr, ROWS: tl.constexpr,
     WAY: tl.constexpr,
 ):  # fmt: skip
-    """Store M [ROWS, ROWS] of the rows from `first` on at `to`; what is above its diagonal stays.
-    On it are the sums of x_t y_t extra. SELF: l_t counts too, for s < t."""
+    """Store M [ROWS, ROWS] of the rows from `first` on at `to`; what is above its diagonal stays,
+    and so do rows from `high` on. On it are the sums of x_t y_t extra. SELF: l_t counts too, for
+    s < t."""
     i = tl.arange(0, 16)
     at = to + i[:, None] * ROWS + i[None, :]
-    for a in range(ROWS // 16):
+    for a in range(tl.cdiv(tl.minimum(high - first, ROWS), 16)):
         begin = first + a * 16
         t = begin + i
         rows = rows_of(x, x_stride, t, high, key, live)

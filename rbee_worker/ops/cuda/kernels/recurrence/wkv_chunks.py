@@ -92,9 +92,8 @@ def _chunks(
         t = first + i
         of_out = (t < end)[:, None] & inside[None, :]
         value = tl.load(v + t[:, None] * v_stride + col[None, :], mask=of_out, other=0.0)
-        weight = tl.load(
-            weights + place * ROWS * ROWS + i[:, None] * ROWS + i[None, :], mask=upto, other=0.0
-        )
+        at = weights + place * ROWS * ROWS + i[:, None] * ROWS + i[None, :]
+        weight = tl.load(at, mask=upto & (t < end)[:, None], other=0.0)
         at = place * ROWS * SP + i[:, None] * SP + n[None, :]
         y = left_dot(weight, value, WAY) + both_dot(tl.load(from_ + at), h, WAY)
         to = out + t[:, None] * heads * SIZE + col[None, :]

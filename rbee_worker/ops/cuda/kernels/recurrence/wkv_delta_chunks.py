@@ -115,13 +115,10 @@ def _weights(
 
 
 @triton.jit
-def _tile(at, place, i, j, COLUMNS: tl.constexpr, ROWS: tl.constexpr, LOWER: tl.constexpr):
-    """A matrix of a chunk; LOWER: what is above its diagonal is zero."""
-    to = at + place * ROWS * COLUMNS + i[:, None] * COLUMNS + j[None, :]
-    if LOWER:
-        return tl.load(to, mask=i[:, None] >= j[None, :], other=0.0)
-    else:
-        return tl.load(to)
+def _lower(at, place, i, rows, ROWS: tl.constexpr):
+    """A matrix of a chunk of that many rows; what is above its diagonal is zero."""
+    to = at + place * ROWS * ROWS + i[:, None] * ROWS + i[None, :]
+    return tl.load(to, mask=(i[:, None] >= i[None, :]) & (i < rows)[:, None], other=0.0)
 
 
 @triton.jit
@@ -149,18 +146,19 @@ def _chunks(
         t = first + i
         there = (t < end)[:, None] & inside[None, :]
         value = tl.load(v + t[:, None] * v_stride + col[None, :], mask=there, other=0.0)
-        seen = both_dot(_tile(decayed, place, i, n, SP, ROWS, False), h, WAY)
-        seen += left_dot(_tile(weights, place + count, i, i, ROWS, ROWS, True), value, WAY)
-        seen = both_dot(_tile(weights, place, i, i, ROWS, ROWS, True), seen, WAY)
-        y = both_dot(_tile(decayed, place + count, i, n, SP, ROWS, False), h, WAY)
-        y -= both_dot(_tile(weights, place + 2 * count, i, i, ROWS, ROWS, True), seen, WAY)
-        y += left_dot(_tile(weights, place + 3 * count, i, i, ROWS, ROWS, True), value, WAY)
+        at = decayed + place * ROWS * SP + i[:, None] * SP + n[None, :]
+        far, rows = count * ROWS * SP, end - first
+        seen = both_dot(tl.load(at), h, WAY)
+        seen += left_dot(_lower(weights, place + count, i, rows, ROWS), value, WAY)
+        seen = both_dot(_lower(weights, place, i, rows, ROWS), seen, WAY)
+        y = both_dot(tl.load(at + far), h, WAY)
+        y -= both_dot(_lower(weights, place + 2 * count, i, rows, ROWS), seen, WAY)
+        y += left_dot(_lower(weights, place + 3 * count, i, rows, ROWS), value, WAY)
         to = t[:, None] * heads * SIZE + col[None, :]
         tl.store(out + to, y.to(out.dtype.element_ty), mask=there)
         z = tl.load(owns + place * ROWS + i)[:, None] * value.to(tl.float32)
         tl.store(own + to, z.to(own.dtype.element_ty), mask=there)
-        removed = _tile(decayed, place + 2 * count, i, n, SP, ROWS, False)
-        added = _tile(decayed, place + 3 * count, i, n, SP, ROWS, False)
+        removed, added = tl.load(at + 2 * far), tl.load(at + 3 * far)
         h = tl.load(wholes + place * SP + n)[:, None] * h
         h += left_dot(tl.trans(added), value, WAY) - both_dot(tl.trans(removed), seen, WAY)
         place += heads
