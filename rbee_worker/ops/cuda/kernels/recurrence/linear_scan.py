@@ -17,7 +17,7 @@ _COLUMNS = 64
 
 @triton.jit
 def _scan(
-    x, decay, state, ends, decays, slots, starts, out, width, ROWS: tl.constexpr,
+    x, decay, state, ends, decays, slots, starts, out, rows, width, SEGMENTS: tl.constexpr,
     ADDS: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """See `rg_lru._lru`."""
@@ -30,13 +30,13 @@ def _scan(
     start, end = tl.load(starts + b), tl.load(starts + b + 1)
     kept = state + tl.load(slots + b) * width + cols
     last = True
-    if ROWS:
-        to = (start // ROWS + b + tl.program_id(2)) * width + cols
-        start += tl.program_id(2) * ROWS
-        last = start + ROWS >= end
+    if SEGMENTS:
+        to = (start // rows + b + tl.program_id(2)) * width + cols
+        start += tl.program_id(2) * rows
+        last = start + rows >= end
         if (start >= end) | (ADDS & last):
             return
-        end = tl.minimum(start + ROWS, end)
+        end = tl.minimum(start + rows, end)
         if ADDS:
             h, whole = tl.zeros([BLOCK], tl.float32), tl.full([BLOCK], 1.0, tl.float32)
         else:
@@ -86,9 +86,9 @@ def linear_scan(
     def run(ends: Tensor | None, decays: Tensor | None, *, adds: bool) -> None:
         grid = (sequences.number, triton.cdiv(width, _COLUMNS)) if some is None else some.grid
         _scan[grid](
-            x, decay, state, ends, decays, sequences.slots, sequences.starts, out, width,
-            ROWS=rows, ADDS=adds, BLOCK=_COLUMNS, num_warps=1, enable_fp_fusion=False,
-            **dependent(pdl),
+            x, decay, state, ends, decays, sequences.slots, sequences.starts, out, rows,
+            width, SEGMENTS=rows > 0, ADDS=adds, BLOCK=_COLUMNS, num_warps=1,
+            enable_fp_fusion=False, **dependent(pdl),
         )  # fmt: skip
 
     if some is None or not rows:

@@ -25,11 +25,11 @@ def _lost(y):
 @triton.jit
 def _lru(
     x, into, passing, into_bias, passing_bias, rates, state, ends, decays, slots, starts, positions,
-    out, width, x_stride, into_stride, passing_stride, ROWS: tl.constexpr, ADDS: tl.constexpr,
-    BLOCK: tl.constexpr, PDL: tl.constexpr,
+    out, rows, width, x_stride, into_stride, passing_stride, SEGMENTS: tl.constexpr,
+    ADDS: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """ROWS: only a segment of so many rows (`segments.py`), before which the states are in `ends`;
-    0: all rows. ADDS: only what it adds to the states, and how much they decay, for `ends` and
+    """SEGMENTS: only a segment of `rows` rows (`segments.py`), before which the states are in
+    `ends`. ADDS: only what it adds to the states, and how much they decay, for `ends` and
     `decays`."""
     if PDL:
         gdc_launch_dependents()
@@ -44,13 +44,13 @@ def _lru(
     start, end = tl.load(starts + seq), tl.load(starts + seq + 1)
     kept = state + tl.load(slots + seq) * width + cols
     last = True
-    if ROWS:
-        at = (start // ROWS + seq + tl.program_id(2)) * width + cols
-        start += tl.program_id(2) * ROWS
-        last = start + ROWS >= end
+    if SEGMENTS:
+        at = (start // rows + seq + tl.program_id(2)) * width + cols
+        start += tl.program_id(2) * rows
+        last = start + rows >= end
         if (start >= end) | (ADDS & last):
             return
-        end = tl.minimum(start + ROWS, end)
+        end = tl.minimum(start + rows, end)
         if ADDS:
             h, whole = tl.zeros([BLOCK], tl.float32), tl.full([BLOCK], 1.0, tl.float32)
         else:
@@ -112,8 +112,8 @@ def rg_lru(
         grid = (sequences.number, triton.cdiv(width, _COLUMNS)) if some is None else some.grid
         _lru[grid](
             x, into, passing, into_bias, passing_bias, rates, state, ends, decays, sequences.slots,
-            sequences.starts, positions, out, width, x.stride(0), into.stride(0),
-            passing.stride(0), ROWS=rows, ADDS=adds, BLOCK=_COLUMNS, num_warps=1,
+            sequences.starts, positions, out, rows, width, x.stride(0), into.stride(0),
+            passing.stride(0), SEGMENTS=rows > 0, ADDS=adds, BLOCK=_COLUMNS, num_warps=1,
             enable_fp_fusion=False, **dependent(pdl),
         )  # fmt: skip
 

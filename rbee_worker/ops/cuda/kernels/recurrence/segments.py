@@ -23,15 +23,15 @@ from rbee_worker.ops.cuda.kernels.launch import dependent, power_of_two
 from rbee_worker.ops.cuda.kernels.recurrence.rows import Sequences, by_row, softplus
 
 FROM = 64  # rows of the longest sequence from which on segments are faster
-_PROGRAMS = 4096  # of one warp, that a GPU runs at a time
+_PROGRAMS = 8192  # of one warp, about twice as many as a GPU runs at a time
 _LEAST = 32  # rows of a segment
 
 
 def segment_rows(sequences: Sequences, count: int, columns: int) -> int:
-    """How many rows segments have, so that all run at a time; 0: sequences are whole. count: rows
-    of the step; columns: programs of a segment."""
-    rows = max(_LEAST, triton.cdiv(count * columns, _PROGRAMS))
-    return 0 if sequences.longest < 2 * rows else 16 * triton.cdiv(rows, 16)
+    """How many rows segments have, so that they fill a GPU; 0: sequences are whole. count: rows of
+    the step; columns: programs of a segment."""
+    rows = 16 * triton.cdiv(max(_LEAST, triton.cdiv(count * columns, _PROGRAMS)), 16)
+    return 0 if sequences.longest < 2 * rows else rows
 
 
 def places(sequences: Sequences, count: int, rows: int) -> int:
@@ -41,9 +41,9 @@ def places(sequences: Sequences, count: int, rows: int) -> int:
 
 @triton.jit
 def _ends(
-    x, dt, b, rates, starts, ends, sizes, columns, x_stride, dt_stride, b_stride,
+    x, dt, b, rates, starts, ends, sizes, rows, columns, x_stride, dt_stride, b_stride,
     STATES: tl.constexpr, CELLS: tl.constexpr, SP: tl.constexpr, CELL: tl.constexpr,
-    ROWS: tl.constexpr, PDL: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
     """What one segment adds to one cell, and the sum of its steps; none for the last segment."""
     if PDL:
@@ -57,9 +57,9 @@ def _ends(
     if PDL:
         gdc_wait()
     start, end = tl.load(starts + seq), tl.load(starts + seq + 1)
-    place = start // ROWS + seq + part
-    start += part * ROWS
-    if start + ROWS >= end:
+    place = start // rows + seq + part
+    start += part * rows
+    if start + rows >= end:
         return
     x_at, dt_at = x + start * x_stride + col, dt + start * dt_stride + col
     b_at = b + start * b_stride + n
@@ -67,13 +67,13 @@ def _ends(
     next_x = tl.load(x_at, mask=inside, other=0.0)
     next_dt = tl.load(dt_at, mask=inside, other=0.0)
     next_b = tl.load(b_at, mask=live, other=0.0)
-    for t in range(ROWS):
+    for t in range(rows):
         value, size = next_x.to(tl.float32), softplus(next_dt.to(tl.float32))
         into = next_b.to(tl.float32)
         x_at += x_stride
         dt_at += dt_stride
         b_at += b_stride
-        more = t + 1 < ROWS
+        more = t + 1 < rows
         next_x = tl.load(x_at, mask=inside & more, other=0.0)
         next_dt = tl.load(dt_at, mask=inside & more, other=0.0)
         next_b = tl.load(b_at, mask=live & more, other=0.0)
@@ -85,8 +85,8 @@ def _ends(
 
 @triton.jit
 def _firsts(
-    ends, sizes, rates, state, slots, starts, STATES: tl.constexpr, CELLS: tl.constexpr,
-    SP: tl.constexpr, CELL: tl.constexpr, ROWS: tl.constexpr, PDL: tl.constexpr,
+    ends, sizes, rates, state, slots, starts, rows, STATES: tl.constexpr, CELLS: tl.constexpr,
+    SP: tl.constexpr, CELL: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """One cell of one sequence: what its segments add is replaced with the states before each."""
     if PDL:
@@ -99,8 +99,8 @@ def _firsts(
     if PDL:
         gdc_wait()
     start, end = tl.load(starts + seq), tl.load(starts + seq + 1)
-    at = (start // ROWS + seq) * CELLS + cell
-    number = tl.cdiv(end - start, ROWS)
+    at = (start // rows + seq) * CELLS + cell
+    number = tl.cdiv(end - start, rows)
     kept = state + (tl.load(slots + seq) * CELLS + cell) * STATES * CELL
     h = tl.load(kept + of_cell, mask=own, other=0.0)
     more = number > 1
@@ -137,24 +137,23 @@ def first_states(
     x, dt, b = map(by_row, (x, dt, b))
     padded = power_of_two(states)
     how = {
-        "STATES": states, "CELLS": cells, "SP": padded, "CELL": CELL, "ROWS": rows,
+        "STATES": states, "CELLS": cells, "SP": padded, "CELL": CELL,
         "num_warps": 1 if padded <= 32 else 4, **dependent(pdl),
     }  # fmt: skip
     number = triton.cdiv(sequences.longest, rows)
     _ends[(sequences.number, cells, number)](
-        x, dt, b, rates, sequences.starts, ends, sizes, width, x.stride(0), dt.stride(0),
-        b.stride(0), **how,
+        x, dt, b, rates, sequences.starts, ends, sizes, rows, width, x.stride(0),
+        dt.stride(0), b.stride(0), **how,
     )  # fmt: skip
     _firsts[(sequences.number, cells)](
-        ends, sizes, rates, state, sequences.slots, sequences.starts, **how
+        ends, sizes, rates, state, sequences.slots, sequences.starts, rows, **how
     )
     return ends
 
 
 @triton.jit
 def _carried(
-    ends, decays, state, slots, starts, width, ROWS: tl.constexpr, BLOCK: tl.constexpr,
-    PDL: tl.constexpr,
+    ends, decays, state, slots, starts, rows, width, BLOCK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """`_firsts` of a state of one number a column; decays: of whole segments."""
     if PDL:
@@ -164,8 +163,8 @@ def _carried(
     cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     ok = cols < width
     start, end = tl.load(starts + seq), tl.load(starts + seq + 1)
-    at = (start // ROWS + seq) * width + cols
-    number = tl.cdiv(end - start, ROWS)
+    at = (start // rows + seq) * width + cols
+    number = tl.cdiv(end - start, rows)
     h = tl.load(state + tl.load(slots + seq) * width + cols, mask=ok, other=0.0)
     next_end = tl.load(ends + at, mask=ok & (number > 1), other=0.0)
     next_decay = tl.load(decays + at, mask=ok & (number > 1), other=0.0)
@@ -202,5 +201,5 @@ class Segments:
         """Replace `ends` with the states before each segment."""
         _carried[self.grid[:2]](
             self.ends, self.decays, self.state, self.sequences.slots, self.sequences.starts,
-            self.width, ROWS=self.rows, BLOCK=self.columns, num_warps=1, **dependent(pdl),
+            self.rows, self.width, BLOCK=self.columns, num_warps=1, **dependent(pdl),
         )  # fmt: skip

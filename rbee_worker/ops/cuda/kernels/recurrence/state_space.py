@@ -19,16 +19,15 @@ from rbee_worker.ops.cuda.kernels.recurrence.segments import first_states, segme
 
 @triton.jit
 def _space(
-    x, dt, b, c, gate, bias, rates, skip, state, firsts, slots, starts, out, columns, x_stride,
-    dt_stride, b_stride, c_stride, gate_stride, heads, STATES: tl.constexpr, CELLS: tl.constexpr,
-    PER_GROUP: tl.constexpr, BY_HEAD: tl.constexpr, GATED: tl.constexpr, ROWS: tl.constexpr,
-    SP: tl.constexpr, CELL: tl.constexpr,
-    PDL: tl.constexpr,
+    x, dt, b, c, gate, bias, rates, skip, state, firsts, slots, starts, out, rows, columns,
+    x_stride, dt_stride, b_stride, c_stride, gate_stride, heads, STATES: tl.constexpr,
+    CELLS: tl.constexpr, PER_GROUP: tl.constexpr, BY_HEAD: tl.constexpr, GATED: tl.constexpr,
+    SEGMENTS: tl.constexpr, SP: tl.constexpr, CELL: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """One cell of one sequence, row by row. BY_HEAD: `ssd`, one step and one rate for a head of
     `columns` columns in CELLS cells; PER_GROUP: heads that share b and c; GATED: there is a
-    gate, in whose place is else x, which is not used. ROWS: only a segment of so many rows, before
-    which the states are in `firsts` (`segments.py`); 0: all rows."""
+    gate, in whose place is else x, which is not used. SEGMENTS: only a segment of `rows` rows,
+    before which the states are in `firsts` (`segments.py`)."""
     if PDL:
         gdc_launch_dependents()
     seq, cell = tl.program_id(0), tl.program_id(1)
@@ -60,14 +59,14 @@ def _space(
     start, end = tl.load(starts + seq), tl.load(starts + seq + 1)
     kept = state + (tl.load(slots + seq) * heads * CELLS + cell) * STATES * CELL
     kept += n[:, None] * CELL + i[None, :]
-    if ROWS:
+    if SEGMENTS:
         part = tl.program_id(2)
-        place = start // ROWS + seq + part
-        start += part * ROWS
+        place = start // rows + seq + part
+        start += part * rows
         if start >= end:
             return
-        own = own & (start + ROWS >= end)
-        end = tl.minimum(start + ROWS, end)
+        own = own & (start + rows >= end)
+        end = tl.minimum(start + rows, end)
         before = firsts + (place * CELLS + cell) * STATES * CELL
         before += n[:, None] * CELL + i[None, :]
         h = tl.load(before, mask=live[:, None], other=0.0)
@@ -205,9 +204,9 @@ def _run(
     grid = sequences.number, heads * cells, triton.cdiv(sequences.longest, rows) if rows else 1
     _space[grid](
         x, dt, b, c, gate, bias, rates, skip, state, firsts, sequences.slots, sequences.starts, out,
-        columns, x.stride(0), dt.stride(0), b.stride(0), c.stride(0), gate.stride(0), heads,
+        rows, columns, x.stride(0), dt.stride(0), b.stride(0), c.stride(0), gate.stride(0), heads,
         STATES=states, CELLS=cells, PER_GROUP=heads // groups, BY_HEAD=bias is not None,
-        GATED=gated, ROWS=rows,
+        GATED=gated, SEGMENTS=rows > 0,
         SP=padded, CELL=CELL, num_warps=1 if padded <= 32 else 4, enable_fp_fusion=False,
         **dependent(pdl),
     )  # fmt: skip

@@ -13,6 +13,8 @@ then goes through the chunks of a sequence with some value columns of one head.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -188,7 +190,7 @@ def wkv_delta_chunks(
     out, own = torch.empty((2, n, width), dtype=v.dtype, device=v.device)
     cells, padded = scan_shape(size, size)[0], max(16, power_of_two(size))
     count = places(sequences, n, ROWS) * heads
-    kind = {"dtype": torch.float32, "device": v.device}
+    kind: dict[str, Any] = {"dtype": torch.float32, "device": v.device}
     plain = torch.empty((3, count, ROWS, padded), **kind)
     decayed = torch.empty((4, count, ROWS, padded), **kind)
     weights = torch.empty((4, count, ROWS, ROWS), **kind)
