@@ -64,39 +64,61 @@ def share(part: int, parts: int) -> None:
     Autotuner.prune_configs = some
 
 
-def compile_theirs(name: str, part: int) -> None:
-    """Run fla's kernels of a recurrence on few rows, so that they are in Triton's cache."""
-    share(part, WORKERS)
+@torch.inference_mode()
+def compile_some(name: str, part: int, asked: Any) -> None:
+    """Run kernels on few rows, so that they are in Triton's cache: fla's of a recurrence, with some
+    of their shapes; our own, if part is WORKERS; those of an engine, with few layers."""
+    if name == "engine":
+        engine(asked, layers=1)
+        return
+    if part < WORKERS:
+        share(part, WORKERS)
     kind = {one.__name__: one for one in CASES}[name]
-    for count, length in ((1, 256), (2, 1)):
-        case = made(kind, count, length)
-        launch = case.theirs(case.matrices(case.kept).contiguous())
-        assert launch is not None
-        launch()
-        torch.cuda.synchronize()
+    for count, length in ((1, 256), (8, 128), (64, 1)):
+        case = made(kind, count, length, tiny=asked.quick)
+        if part < WORKERS:
+            launch = case.theirs(case.matrices(case.kept).contiguous())
+            assert launch is not None
+            launch()
+        else:
+            for run in forms(case).values():
+                run(case.kept, case.places[0])
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
 
 
-def compile_all() -> None:
-    """`compile_theirs` of everything, in several processes at a time."""
+def compile_all(asked: Any) -> None:
+    """`compile_some` of everything, in several processes at a time."""
     environment = {**os.environ, "FLA_CACHE_RESULTS": "0"}
-    names = [kind.__name__ for kind in CASES if kind.theirs is not Case.theirs]
-    running = [
-        subprocess.Popen(
+    some = [(kind.__name__, WORKERS) for kind in CASES] + [("engine", 0)]
+    if not asked.without_fla:
+        theirs = [kind.__name__ for kind in CASES if kind.theirs is not Case.theirs]
+        some += [(name, part) for name in theirs for part in range(WORKERS)]
+    running = {
+        f"{name} {part}": subprocess.Popen(
             [sys.executable, __file__, "--compile", name, str(part)], env=environment,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )
-        for name in names
-        for part in range(WORKERS)
-    ]  # fmt: skip
-    until = time.perf_counter() + 75
-    failed = 0
-    for one in running:
+        for name, part in some
+    }  # fmt: skip
+    until, failed = time.perf_counter() + 80, []
+    for name, one in running.items():
         try:
-            failed += one.wait(max(0.1, until - time.perf_counter())) != 0
+            if one.wait(max(0.1, until - time.perf_counter())):
+                failed.append(name)
         except subprocess.TimeoutExpired:
             one.kill()
-            failed += 1
-    say(f"compiled fla's kernels in {time.perf_counter() - began:.0f} s; {failed} processes failed")
+            failed.append(f"{name} (late)")
+    took = time.perf_counter() - began
+    say(f"compiled in {took:.0f} s; processes that failed: {', '.join(failed) or 'none'}")
+
+
+def forms(case: Case) -> dict[str, Callable[..., Any]]:
+    """Our kernels of a recurrence by name."""
+    found = {"in order": case.kernel}
+    if case.length > 1 and type(case).beside_each_other is not Case.beside_each_other:
+        found["chunks"] = case.beside_each_other
+    return found
 
 
 def made(kind: type[Case], count: int, length: int, *, sets: int = 1, tiny: bool = False) -> Case:
@@ -136,17 +158,15 @@ def line(kind: type[Case], count: int, length: int, rate: float, asked: Any) -> 
     sets = min(16, -(-COLD // held)) if length == 1 and not asked.quick else 1
     case = made(kind, count, length, sets=sets, tiny=asked.quick)
     want, left = case.reference()
-    forms = {"in order": case.kernel}
-    if length > 1 and kind.beside_each_other is not Case.beside_each_other:
-        forms["chunks"] = case.beside_each_other
-    for form, run in forms.items():
+    ours = forms(case)
+    for form, run in ours.items():
         state = case.kept.clone()
         y = run(state, case.places[0])
         errors = f"{far(y, want):8.1e} {far(case.matrices(state), left):8.1e}"
         took, mark = microseconds([partial(run, state, at) for at in case.places])
         text = f"{case.name:<27} {count:>2} x {length:<5} {form:<8} {took:9.1f}{mark:<1}"
         text += f" {1e6 * case.bytes() / rate / took:6.2f} {errors}"
-        last = form == [*forms][-1]
+        last = form == [*ours][-1]
         say(f"{text} | {theirs(case, want, left, took, asked)}" if last else text)
 
 
@@ -176,8 +196,7 @@ def kernels(asked: Any) -> None:
     if torch.cuda.is_available():
         from rbee_worker.ops.cuda.bandwidth import read_gb_s
 
-        if not asked.without_fla:
-            guarded(compile_all, "compiling")
+        guarded(lambda: compile_all(asked), "compiling")
         rate = 1e9 * read_gb_s()
         say(f"{torch.cuda.get_device_name()}, {rate / 1e9:,.0f} GB/s, torch {torch.__version__}")
     say(
@@ -195,10 +214,12 @@ def kernels(asked: Any) -> None:
 # ---- a whole engine
 
 
-def engine(asked: Any) -> None:
+def engine(asked: Any, layers: int = 64) -> None:
     """Decoding of 1, 8 and 64 sequences, a prompt of 2,048 tokens, and what its scan takes."""
     path = Path(tempfile.mkdtemp()) / "config.json"
-    path.write_text(json.dumps({**MAMBA, **(SMALL if asked.quick else {})}))
+    path.write_text(
+        json.dumps({**MAMBA, "num_hidden_layers": layers, **(SMALL if asked.quick else {})})
+    )
     small = {"ctx": 256, "kv_tokens": 1024, "token_budget": 64, "max_seqs": 4}
     large = {"ctx": 4096, "kv_tokens": 65536, "token_budget": 8192, "max_seqs": 64}
     settings = {"model": f"random:bf16:{path}", "backend": "cuda", "prefix_cache": False}
@@ -214,7 +235,7 @@ def engine(asked: Any) -> None:
     gauge: Any = whole._figures.gauge
     c = MAMBA
     wide: Any = c["expand"] * c["hidden_size"] * c["num_hidden_layers"]  # type: ignore[operator]
-    of_one = 4 * wide * (2 * c["state_size"] + c["conv_kernel"] - 1 + 1)  # read and written
+    of_one = 4 * wide * 2 * (c["state_size"] + c["conv_kernel"] - 1)  # read and written
     for count in (1, 8, 64):
 
         def decode(count: int = count) -> None:
@@ -264,12 +285,12 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="tiny shapes, without fla")
     parser.add_argument("--without-fla", action="store_true")
     parser.add_argument("--budget", type=float, default=150.0, help="seconds, then no fla any more")
-    parser.add_argument("--compile", nargs=2, metavar=("CASE", "PART"), help=argparse.SUPPRESS)
+    parser.add_argument("--compile", nargs=2, metavar=("NAME", "PART"), help=argparse.SUPPRESS)
     asked = parser.parse_args()
-    if asked.compile:
-        compile_theirs(asked.compile[0], int(asked.compile[1]))
-        return
     asked.without_fla = asked.without_fla or asked.quick
+    if asked.compile:
+        compile_some(asked.compile[0], int(asked.compile[1]), asked)
+        return
     for name, run in (("kernels", kernels), ("engine", engine)):
         if name in asked.parts:
             guarded(lambda run=run: run(asked), name)
