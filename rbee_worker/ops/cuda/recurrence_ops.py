@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from rbee_worker.ops import Activation
 from rbee_worker.ops.batch import Batch, FixedState
 from rbee_worker.ops.cuda.kernels.recurrence import (
     conv,
-    delta_chunks,
     linear_scan,
     segments,
-    ssd_chunks,
     state_space,
     wkv,
     wkv_chunks,
-    wkv_delta_chunks,
 )
 from rbee_worker.ops.cuda.kernels.recurrence.delta import gated_delta
-from rbee_worker.ops.cuda.kernels.recurrence.delta_chunks import gated_delta_chunks
 from rbee_worker.ops.cuda.kernels.recurrence.rg_lru import rg_lru
 from rbee_worker.ops.cuda.kernels.recurrence.rows import Sequences
 from rbee_worker.ops.cuda.kernels.recurrence.taylor import taylor
@@ -30,8 +27,9 @@ from rbee_worker.state.specs import StateRef
 class RecurrenceOps(ReferenceOps):
     """The part of `DeviceOps` that goes on from a sequence's fixed state.
 
-    Steps in which a sequence has many rows compute chunks or segments of them side by side. Their
-    last bits depend on where a step ends, so with `--deterministic` rows are computed in order.
+    Steps with many rows of few sequences compute chunks or segments of them side by side, if the
+    kernel has been found right and faster on a GPU (docs/gpu.md). Their last bits depend on where
+    a step ends, so with `--deterministic` rows are computed in order.
     """
 
     pdl: bool
@@ -104,8 +102,7 @@ class RecurrenceOps(ReferenceOps):
     ) -> Tensor:
         state, sequences = _kept(where, name, batch)
         given = (x, dt, b, c, gate, bias, rates, skip)
-        run = ssd_chunks.ssd_chunks if self._long(sequences, ssd_chunks.FROM) else state_space.ssd
-        return run(*given, state, sequences, groups=groups, pdl=self.pdl)
+        return state_space.ssd(*given, state, sequences, groups=groups, pdl=self.pdl)
 
     def rg_lru(
         self,
@@ -141,8 +138,7 @@ class RecurrenceOps(ReferenceOps):
     ) -> Tensor:
         state, sequences = _kept(where, name, batch)
         given = (q, k, v, dt, beta, bias, rates)
-        run = gated_delta_chunks if self._long(sequences, delta_chunks.FROM) else gated_delta
-        return run(*given, state, sequences, groups=groups, pdl=self.pdl)
+        return gated_delta(*given, state, sequences, groups=groups, pdl=self.pdl)
 
     def taylor(
         self,
@@ -184,7 +180,9 @@ class RecurrenceOps(ReferenceOps):
     ) -> Tensor:
         state, sequences = _kept(where, name, batch)
         given = (r, k, v, decay, base, bonus)
-        run = wkv_chunks.wkv_chunks if self._long(sequences, wkv_chunks.FROM) else wkv.wkv
+        few = sequences.number * state.shape[1] <= segments.FILLED and v.dtype == torch.bfloat16
+        long = few and self._long(sequences, wkv_chunks.FROM)
+        run = wkv_chunks.wkv_chunks if long else wkv.wkv
         return run(*given, state, sequences, heads=heads, pdl=self.pdl)
 
     def wkv_delta(
@@ -205,9 +203,7 @@ class RecurrenceOps(ReferenceOps):
     ) -> tuple[Tensor, Tensor]:
         given = (r, k, v, decay, rate, removal, renewal, bonus)
         state, sequences = _kept(where, name, batch)
-        long = self._long(sequences, wkv_delta_chunks.FROM)
-        run = wkv_delta_chunks.wkv_delta_chunks if long else wkv.wkv_delta
-        return run(*given, state, sequences, heads=heads, pdl=self.pdl)
+        return wkv.wkv_delta(*given, state, sequences, heads=heads, pdl=self.pdl)
 
 
 def _kept(where: StateRef, name: str, batch: Batch) -> tuple[Tensor, Sequences]:

@@ -18,6 +18,7 @@ from rbee_worker.ops.cuda.kernels.recurrence.delta_chunks import gated_delta_chu
 from rbee_worker.ops.cuda.kernels.recurrence.linear_scan import linear_scan
 from rbee_worker.ops.cuda.kernels.recurrence.rg_lru import rg_lru
 from rbee_worker.ops.cuda.kernels.recurrence.rows import Sequences
+from rbee_worker.ops.cuda.kernels.recurrence.segments import segment_rows
 from rbee_worker.ops.cuda.kernels.recurrence.ssd_chunks import ssd_chunks
 from rbee_worker.ops.cuda.kernels.recurrence.state_space import selective_segments
 from rbee_worker.ops.cuda.kernels.recurrence.wkv_chunks import wkv_chunks
@@ -91,11 +92,9 @@ _CASES += [
 @pytest.mark.usefixtures("poisoned")
 @pytest.mark.parametrize(("kind", "seed", "lengths"), _CASES)
 def test_long_sequences(kind: type[Case], seed: int, lengths: tuple[int, ...], device: str) -> None:
-    """In one step, and several sequences in two, of which the first ends anywhere."""
+    """In one step, and in two, which end anywhere."""
     case = long(kind, seed, lengths)
     near(*case.computed(Chunks(device), [case.lengths]), case)
-    if len(lengths) == 1:
-        return
     some = [int(n * share) for n, share in zip(case.lengths, (0.9, 0.4, 1, 1, 0.5), strict=False)]
     rest = [n - taken for n, taken in zip(case.lengths, some, strict=True)]
     near(*case.computed(Chunks(device), [some, rest]), case)
@@ -149,7 +148,7 @@ def test_rows_in_order_with_deterministic(device: str) -> None:
     """One step has the bits of the kernel of which a row's bits depend on no step."""
     if device != "cpu":
         pytest.skip("the operations' rows are on the CPU here")
-    case = long(Heads, 17, (64,))
+    case = long(Selective, 1, (64,))
     in_order, chunked, always, got = (
         torch.cat([y.flatten(), left.flatten()])
         for ops in (
@@ -163,25 +162,24 @@ def test_rows_in_order_with_deterministic(device: str) -> None:
     assert not torch.equal(chunked, in_order)
 
 
-_OPERATIONS: list[tuple[str, int, dict[str, int]]] = [
-    *(("ssd", 8, {}), ("selective_scan", 7, {}), ("linear_scan", 2, {}), ("rg_lru", 6, {})),
-    *(("gated_delta", 7, {"groups": 1}), ("wkv", 6, {"heads": 1}), ("wkv_delta", 8, {"heads": 1})),
+_OPERATIONS: list[tuple[str, int, dict[str, int], bool]] = [
+    *(("selective_scan", 7, {}, True), ("linear_scan", 2, {}, True), ("rg_lru", 6, {}, True)),
+    *(("wkv", 6, {"heads": 1}, True), ("wkv_delta", 8, {"heads": 1}, False)),
+    *(("ssd", 8, {}, False), ("gated_delta", 7, {"groups": 1}, False)),
 ]
 
 
-@pytest.mark.parametrize(("name", "rows", "how"), _OPERATIONS)
+@pytest.mark.parametrize(("name", "rows", "how", "used"), _OPERATIONS)
 def test_which_steps_have_which_kernel(
-    name: str, rows: int, how: dict[str, int], monkeypatch: pytest.MonkeyPatch
+    name: str, rows: int, how: dict[str, int], used: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rows side by side where a sequence has 64, without --deterministic. rows: arguments."""
+    """Rows side by side where a sequence has 64, without --deterministic, by kernels that are known
+    to be right and faster on a GPU. rows: arguments."""
     called: list[bool] = []
     ours = recurrence_ops
     side_by_side = {
-        "ssd": (ours.ssd_chunks, "ssd_chunks"),
         "selective_scan": (ours.state_space, "selective_segments"),
-        "gated_delta": (ours, "gated_delta_chunks"),
         "wkv": (ours.wkv_chunks, "wkv_chunks"),
-        "wkv_delta": (ours.wkv_delta_chunks, "wkv_delta_chunks"),
     }
     in_order = {
         "linear_scan": ours.linear_scan,
@@ -193,7 +191,8 @@ def test_which_steps_have_which_kernel(
     )
     if name in side_by_side:
         monkeypatch.setattr(*side_by_side[name], lambda *_, **__: called.append(True))
-    kept = FixedState({"kept": torch.zeros(1, 2)}, torch.tensor([1, 0]))
+    kept = FixedState({"kept": torch.zeros(1, 2, 4)}, torch.tensor([1, 0]))
+    given = [torch.zeros(1, 1, dtype=torch.bfloat16)] * rows
     for made in (FixedOps, DeviceOps):
         ops = made("cpu", "f32", pdl=False)
         for longest in (1, 63, 64, 2048):
@@ -204,5 +203,11 @@ def test_which_steps_have_which_kernel(
                 seq_starts_host=starts,
                 positions=None,
             )
-            getattr(ops, name)(*[None] * rows, StateRef(0, 0), "kept", batch, **how)
-    assert called == [False] * 6 + [True] * 2
+            getattr(ops, name)(*given, StateRef(0, 0), "kept", batch, **how)
+    assert called == [False] * 6 + [used] * 2
+
+
+def test_many_sequences_fill_a_gpu_by_themselves() -> None:
+    few, many = (Sequences(torch.arange(n + 1), torch.arange(n), 2048) for n in (2, 3))
+    assert segment_rows(few, 4096, 320) > 0
+    assert segment_rows(many, 6144, 320) == 0

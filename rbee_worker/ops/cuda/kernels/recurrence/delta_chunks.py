@@ -24,7 +24,6 @@ from rbee_worker.ops.cuda.kernels.recurrence.exact import (
     both_dot,
     right_dot,
     rows_dot,
-    stages,
     sums_between,
     way,
 )
@@ -200,7 +199,7 @@ def gated_delta_chunks(
     grid = chunk_grid(sequences, heads)
     how = {
         "STATES": states, "PER_GROUP": heads // groups, "SP": max(16, power_of_two(states)),
-        "ROWS": ROWS, "VECTORS": _VECTORS, "WAY": way(q, k, v), **dependent(pdl),
+        "ROWS": ROWS, "VECTORS": _VECTORS, "WAY": way(v.dtype), "num_stages": 1, **dependent(pdl),
     }  # fmt: skip
     _matrices[grid](
         q, k, dt, beta, bias, rates, sequences.starts, inverses, weights, vectors, q.stride(0),
@@ -212,6 +211,6 @@ def gated_delta_chunks(
     _chunks[(triton.cdiv(columns, block), heads, sequences.number)](
         q, k, v, inverses, weights, vectors, state, sequences.slots, sequences.starts, out, columns,
         q.stride(0), k.stride(0), v.stride(0), heads, CELLS=cells, CELL=CELL, BLOCK=block,
-        num_warps=(1 + (block > _COLUMNS)) * _WARPS, num_stages=stages(v), **how,
+        num_warps=(1 + (block > _COLUMNS)) * _WARPS, **how,
     )  # fmt: skip
     return out

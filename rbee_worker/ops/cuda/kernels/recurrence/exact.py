@@ -7,40 +7,21 @@ numbers (Henry, Tang and Heinecke 2019): of one where it is a model's row in bfl
 
 from __future__ import annotations
 
-from functools import cache
-
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 
 from rbee_worker.ops.cuda.kernels.launch import INTERPRETED
 
 HALVES = tl.constexpr("halves")
 
 
-def way(*rows: Tensor) -> str:
-    """How a model with such rows multiplies: WAY of the functions below; "bf16x3" and "bf16x6" are
+def way(dtype: torch.dtype) -> str:
+    """How a model of that type multiplies: WAY of the functions below; "bf16x3" and "bf16x6" are
     Triton's names. The interpreter multiplies in float32."""
     if INTERPRETED:
         return "ieee"
-    if all(x.dtype == torch.bfloat16 for x in rows):
-        return "halves"
-    return "bf16x6" if any(x.dtype == torch.float32 for x in rows) else "bf16x3"
-
-
-def stages(rows: Tensor) -> int:
-    """How many chunks' rows are on their way to a program: two at once need more shared memory than
-    most cards below 9.0 have, and than there is for float32."""
-    if rows.element_size() > 2:
-        return 1
-    return 2 if rows.device.type != "cuda" or _roomy(rows.device) else 1
-
-
-@cache
-def _roomy(device: torch.device) -> bool:
-    """Has a block of this card 227 KB of shared memory?"""
-    return torch.cuda.get_device_capability(device)[0] in (9, 10)
+    return {torch.bfloat16: "halves", torch.float16: "bf16x3"}.get(dtype, "bf16x6")
 
 
 @triton.jit

@@ -25,11 +25,14 @@ from rbee_worker.ops.cuda.kernels.recurrence.rows import Sequences, by_row, soft
 FROM = 64  # rows of the longest sequence from which on segments are faster
 _PROGRAMS = 8192  # of one warp, about twice as many as a GPU runs at a time
 _LEAST = 32  # rows of a segment
+FILLED = 640  # programs of a step's whole sequences from which on nothing is gained
 
 
 def segment_rows(sequences: Sequences, count: int, columns: int) -> int:
     """How many rows segments have, so that they fill a GPU; 0: sequences are whole. count: rows of
     the step; columns: programs of a segment."""
+    if sequences.number * columns > FILLED:
+        return 0
     rows = 16 * triton.cdiv(max(_LEAST, triton.cdiv(count * columns, _PROGRAMS)), 16)
     return 0 if sequences.longest < 2 * rows else rows
 

@@ -20,7 +20,6 @@ from rbee_worker.ops.cuda.kernels.recurrence.exact import (
     left_dot,
     right_dot,
     rows_dot,
-    stages,
     sums_between,
     way,
 )
@@ -117,7 +116,7 @@ def ssd_chunks(
         x, dt, b, c, gate, bias, rates, skip, state, sequences.slots, sequences.starts, out,
         columns, x.stride(0), dt.stride(0), b.stride(0), c.stride(0), gate.stride(0), heads,
         STATES=states, CELLS=cells, PER_GROUP=heads // groups, GATED=gated,
-        SP=max(16, power_of_two(states)), CELL=CELL, ROWS=_ROWS, BLOCK=block, WAY=way(x, b, c),
-        num_warps=(1 + (block > _COLUMNS)) * _WARPS, num_stages=stages(x), **dependent(pdl),
+        SP=max(16, power_of_two(states)), CELL=CELL, ROWS=_ROWS, BLOCK=block, WAY=way(x.dtype),
+        num_warps=(1 + (block > _COLUMNS)) * _WARPS, num_stages=1, **dependent(pdl),
     )  # fmt: skip
     return out

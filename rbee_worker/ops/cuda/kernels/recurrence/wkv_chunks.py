@@ -16,7 +16,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from rbee_worker.ops.cells import CELL, scan_shape
 from rbee_worker.ops.cuda.kernels.launch import dependent, power_of_two
 from rbee_worker.ops.cuda.kernels.recurrence.decayed import logarithms, rows_of, write_products
-from rbee_worker.ops.cuda.kernels.recurrence.exact import both_dot, left_dot, stages, way
+from rbee_worker.ops.cuda.kernels.recurrence.exact import both_dot, left_dot, way
 from rbee_worker.ops.cuda.kernels.recurrence.rows import Sequences, by_row
 from rbee_worker.ops.cuda.kernels.recurrence.segments import places
 
@@ -130,18 +130,19 @@ def wkv_chunks(
     rows = torch.empty((2, count, ROWS, padded), dtype=torch.float32, device=v.device)
     wholes = torch.empty((count, padded), dtype=torch.float32, device=v.device)
     how = {
-        "SIZE": size, "SP": padded, "ROWS": ROWS, "WAY": way(v), **dependent(pdl),
+        "SIZE": size, "SP": padded, "ROWS": ROWS, "WAY": way(v.dtype), "num_stages": 1,
+        **dependent(pdl),
     }  # fmt: skip
     _weights[(triton.cdiv(max(sequences.longest, 1), ROWS), heads, sequences.number)](
         r, k, decay, base, bonus, sequences.starts, weights, rows[0], rows[1], wholes, r.stride(0),
         k.stride(0), 0 if decay is None else decay.stride(0), heads,
-        KIND="fixed" if decay is None else "moving", num_warps=2, num_stages=1, **how,
+        KIND="fixed" if decay is None else "moving", num_warps=2, **how,
     )  # fmt: skip
     many = sequences.number * heads * triton.cdiv(size, _COLUMNS) >= _PROGRAMS
     block = min((1 + many) * _COLUMNS, power_of_two(cells * CELL))
     _chunks[(triton.cdiv(size, block), heads, sequences.number)](
         v, weights, rows[0], rows[1], wholes, state, sequences.slots, sequences.starts, out,
         v.stride(0), heads, CELLS=cells, CELL=CELL, BLOCK=block,
-        num_warps=(1 + (block > _COLUMNS)) * _WARPS, num_stages=stages(v), **how,
+        num_warps=(1 + (block > _COLUMNS)) * _WARPS, **how,
     )  # fmt: skip
     return out

@@ -25,7 +25,7 @@ from rbee_worker.ops.cells import CELL, scan_shape
 from rbee_worker.ops.cuda.kernels.launch import dependent, power_of_two
 from rbee_worker.ops.cuda.kernels.recurrence.decayed import logarithms, rows_of, write_products
 from rbee_worker.ops.cuda.kernels.recurrence.delta_chunks import write_inverses
-from rbee_worker.ops.cuda.kernels.recurrence.exact import both_dot, left_dot, stages, way
+from rbee_worker.ops.cuda.kernels.recurrence.exact import both_dot, left_dot, way
 from rbee_worker.ops.cuda.kernels.recurrence.rows import Sequences, by_row
 from rbee_worker.ops.cuda.kernels.recurrence.segments import places
 
@@ -196,7 +196,7 @@ def wkv_delta_chunks(
     weights = torch.empty((4, count, ROWS, ROWS), **kind)
     wholes, owns = torch.empty((count, padded), **kind), torch.empty((count, ROWS), **kind)
     number = triton.cdiv(max(sequences.longest, 1), ROWS)
-    how = {"SIZE": size, "SP": padded, "ROWS": ROWS, **dependent(pdl)}
+    how = {"SIZE": size, "SP": padded, "ROWS": ROWS, "num_stages": 1, **dependent(pdl)}
     _rows[(number, heads, sequences.number)](
         r, k, decay, rate, removal, renewal, bonus, sequences.starts, plain, decayed, wholes, owns,
         r.stride(0), k.stride(0), decay.stride(0), rate.stride(0), heads, count, num_warps=4, **how,
@@ -204,13 +204,13 @@ def wkv_delta_chunks(
     for read in (0, 1):
         _weights[(2 * number, heads, sequences.number)](
             r, decay, sequences.starts, plain, weights, r.stride(0), decay.stride(0), heads, count,
-            READ=read, WAY=way(v), num_warps=2, num_stages=1, **how,
+            READ=read, WAY=way(v.dtype), num_warps=2, **how,
         )  # fmt: skip
     write_inverses(weights[0], sequences, heads=heads, pdl=pdl)
     block = min(_COLUMNS, power_of_two(cells * CELL))
     _chunks[(triton.cdiv(size, block), heads, sequences.number)](
         v, weights, decayed, wholes, owns, state, sequences.slots, sequences.starts, out, own,
-        v.stride(0), heads, count, CELLS=cells, CELL=CELL, BLOCK=block, WAY=way(v),
-        num_warps=_WARPS, num_stages=stages(v), **how,
+        v.stride(0), heads, count, CELLS=cells, CELL=CELL, BLOCK=block, WAY=way(v.dtype),
+        num_warps=_WARPS, **how,
     )  # fmt: skip
     return out, own
