@@ -15,7 +15,6 @@ from rbee_worker.ops.cuda.kernels.recurrence import (
     state_space,
     wkv,
     wkv_chunks,
-    wkv_delta_chunks,
 )
 from rbee_worker.ops.cuda.kernels.recurrence.delta import gated_delta
 from rbee_worker.ops.cuda.kernels.recurrence.delta_chunks import gated_delta_chunks
@@ -205,9 +204,8 @@ class RecurrenceOps(ReferenceOps):
     ) -> tuple[Tensor, Tensor]:
         given = (r, k, v, decay, rate, removal, renewal, bonus)
         state, sequences = _kept(where, name, batch)
-        long = self._long(sequences, wkv_delta_chunks.FROM)
-        run = wkv_delta_chunks.wkv_delta_chunks if long else wkv.wkv_delta
-        return run(*given, state, sequences, heads=heads, pdl=self.pdl)
+        # `wkv_delta_chunks` waits for a proof on a whole model
+        return wkv.wkv_delta(*given, state, sequences, heads=heads, pdl=self.pdl)
 
 
 def _kept(where: StateRef, name: str, batch: Batch) -> tuple[Tensor, Sequences]:

@@ -165,7 +165,7 @@ def test_rows_in_order_with_deterministic(device: str) -> None:
 
 _OPERATIONS: list[tuple[str, int, dict[str, int]]] = [
     *(("ssd", 8, {}), ("selective_scan", 7, {}), ("linear_scan", 2, {}), ("rg_lru", 6, {})),
-    *(("gated_delta", 7, {"groups": 1}), ("wkv", 6, {"heads": 1}), ("wkv_delta", 8, {"heads": 1})),
+    *(("gated_delta", 7, {"groups": 1}), ("wkv", 6, {"heads": 1})),
 ]
 
 
@@ -181,12 +181,11 @@ def test_which_steps_have_which_kernel(
         "selective_scan": (ours.state_space, "selective_segments"),
         "gated_delta": (ours, "gated_delta_chunks"),
         "wkv": (ours.wkv_chunks, "wkv_chunks"),
-        "wkv_delta": (ours.wkv_delta_chunks, "wkv_delta_chunks"),
     }
     in_order = {
         "linear_scan": ours.linear_scan,
         **dict.fromkeys(("ssd", "selective_scan"), ours.state_space),
-        **dict.fromkeys(("wkv", "wkv_delta"), ours.wkv),
+        **{"wkv": ours.wkv},
     }
     monkeypatch.setattr(
         in_order.get(name, ours), name, lambda *_, **how: called.append(how.get("segments", False))
