@@ -185,7 +185,7 @@ def test_which_steps_have_which_kernel(
     in_order = {
         "linear_scan": ours.linear_scan,
         **dict.fromkeys(("ssd", "selective_scan"), ours.state_space),
-        **{"wkv": ours.wkv},
+        "wkv": ours.wkv,
     }
     monkeypatch.setattr(
         in_order.get(name, ours), name, lambda *_, **how: called.append(how.get("segments", False))
