@@ -102,11 +102,17 @@ def _inverses(starts, inverses, heads, ROWS: tl.constexpr, PDL: tl.constexpr):
     i = tl.arange(0, 16)
     first = inverses + place * ROWS * ROWS
     at = first + i[:, None] * ROWS + i[None, :]
-    a, a10, a1 = tl.load(at), tl.load(at + 16 * ROWS), tl.load(at + 16 * ROWS + 16)
-    a20, a21 = tl.load(at + 32 * ROWS), tl.load(at + 32 * ROWS + 16)
-    a2, a30 = tl.load(at + 32 * ROWS + 32), tl.load(at + 48 * ROWS)
-    a31, a32 = tl.load(at + 48 * ROWS + 16), tl.load(at + 48 * ROWS + 32)
-    a3 = tl.load(at + 48 * ROWS + 48)
+    left = (end - start - tl.program_id(0) * ROWS - i)[:, None]  # rows, from each one on
+    m0, m1, m2, m3 = left > 0, left > 16, left > 32, left > 48
+    a, a10 = tl.load(at, mask=m0, other=0.0), tl.load(at + 16 * ROWS, mask=m1, other=0.0)
+    a1 = tl.load(at + 16 * ROWS + 16, mask=m1, other=0.0)
+    a20 = tl.load(at + 32 * ROWS, mask=m2, other=0.0)
+    a21 = tl.load(at + 32 * ROWS + 16, mask=m2, other=0.0)
+    a2 = tl.load(at + 32 * ROWS + 32, mask=m2, other=0.0)
+    a30 = tl.load(at + 48 * ROWS, mask=m3, other=0.0)
+    a31 = tl.load(at + 48 * ROWS + 16, mask=m3, other=0.0)
+    a32 = tl.load(at + 48 * ROWS + 32, mask=m3, other=0.0)
+    a3 = tl.load(at + 48 * ROWS + 48, mask=m3, other=0.0)
     tl.debug_barrier()  # all of it is read before any of it is written
     write_inverse(first, a, a10, a20, a21, a30, a31, a32, a1, a2, a3, ROWS)
 
