@@ -34,12 +34,15 @@ class Case(ABC):
     name = "kept"
     first = 1  # position of a sequence's first row
     by_column = 0  # which of `rows` has columns of which each is computed alone
+    given: Counts = ()  # rows of the sequences, if they are not random
 
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)
         self.torch = torch.Generator().manual_seed(seed)
         self.width = self.rng.choice([1, 7, 16, 40, 53, 70])
-        self.lengths = [self.rng.choice([1, 2, 5, 33, 70]) for _ in range(self.rng.randint(1, 4))]
+        self.lengths = list(self.given) or [
+            self.rng.choice([1, 2, 5, 33, 70]) for _ in range(self.rng.randint(1, 4))
+        ]
         self.slots = self.rng.sample(range(1, SLOTS), len(self.lengths))
 
     rows: list[Tensor]

@@ -2,8 +2,8 @@
 else is in its step (`--deterministic`).
 
 A sequence gives the same logits, bit for bit, alone, in any batch, and whether its tokens come in a
-prompt, in parts of one, or one by one. Norms, rotary positions, recurrences and elementwise
-operations are so anyway: a program has one row, or computes rows in order.
+prompt, in parts of one, or one by one. Norms, rotary positions and elementwise operations are so
+anyway: a program has one row. Recurrences compute rows in order (`RecurrenceOps`).
 """
 
 from __future__ import annotations

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from rbee_worker.ops import Activation
 from rbee_worker.ops.batch import Batch, FixedState
-from rbee_worker.ops.cuda.kernels.recurrence import conv, linear_scan, state_space, wkv
+from rbee_worker.ops.cuda.kernels.recurrence import (
+    conv,
+    linear_scan,
+    segments,
+    state_space,
+    wkv,
+    wkv_chunks,
+)
 from rbee_worker.ops.cuda.kernels.recurrence.delta import gated_delta
 from rbee_worker.ops.cuda.kernels.recurrence.rg_lru import rg_lru
 from rbee_worker.ops.cuda.kernels.recurrence.rows import Sequences
@@ -17,15 +25,26 @@ from rbee_worker.state.specs import StateRef
 
 
 class RecurrenceOps(ReferenceOps):
-    """The part of `DeviceOps` that goes on from a sequence's fixed state."""
+    """The part of `DeviceOps` that goes on from a sequence's fixed state.
+
+    Steps with many rows of few sequences compute chunks or segments of them side by side, if the
+    kernel has been found right and faster on a GPU (docs/gpu.md). Their last bits depend on where
+    a step ends, so with `--deterministic` rows are computed in order.
+    """
 
     pdl: bool
+    fixed: bool
+
+    def _long(self, sequences: Sequences, least: int) -> bool:
+        """Are rows computed side by side? least: rows from which on that is faster."""
+        return not self.fixed and sequences.longest >= least
 
     def linear_scan(
         self, x: Tensor, decay: Tensor, where: StateRef, name: str, batch: Batch
     ) -> Tensor:
         state, sequences = _kept(where, name, batch)
-        return linear_scan.linear_scan(x, decay, state, sequences, pdl=self.pdl)
+        long = self._long(sequences, segments.FROM)
+        return linear_scan.linear_scan(x, decay, state, sequences, segments=long, pdl=self.pdl)
 
     def causal_conv(
         self,
@@ -60,9 +79,10 @@ class RecurrenceOps(ReferenceOps):
         batch: Batch,
     ) -> Tensor:
         state, sequences = _kept(where, name, batch)
-        return state_space.selective_scan(
-            x, dt, b, c, gate, rates, skip, state, sequences, pdl=self.pdl
-        )
+        given = (x, dt, b, c, gate, rates, skip)
+        long = self._long(sequences, segments.FROM)
+        run = state_space.selective_segments if long else state_space.selective_scan
+        return run(*given, state, sequences, pdl=self.pdl)
 
     def ssd(
         self,
@@ -81,9 +101,8 @@ class RecurrenceOps(ReferenceOps):
         groups: int = 1,
     ) -> Tensor:
         state, sequences = _kept(where, name, batch)
-        return state_space.ssd(
-            x, dt, b, c, gate, bias, rates, skip, state, sequences, groups=groups, pdl=self.pdl
-        )
+        given = (x, dt, b, c, gate, bias, rates, skip)
+        return state_space.ssd(*given, state, sequences, groups=groups, pdl=self.pdl)
 
     def rg_lru(
         self,
@@ -99,7 +118,8 @@ class RecurrenceOps(ReferenceOps):
     ) -> Tensor:
         state, sequences = _kept(where, name, batch)
         gates = (x, into, passing, into_bias, passing_bias, rates)
-        return rg_lru(*gates, batch.positions, state, sequences, pdl=self.pdl)
+        long = self._long(sequences, segments.FROM)
+        return rg_lru(*gates, batch.positions, state, sequences, segments=long, pdl=self.pdl)
 
     def gated_delta(
         self,
@@ -117,9 +137,8 @@ class RecurrenceOps(ReferenceOps):
         groups: int,
     ) -> Tensor:
         state, sequences = _kept(where, name, batch)
-        return gated_delta(
-            q, k, v, dt, beta, bias, rates, state, sequences, groups=groups, pdl=self.pdl
-        )
+        given = (q, k, v, dt, beta, bias, rates)
+        return gated_delta(*given, state, sequences, groups=groups, pdl=self.pdl)
 
     def taylor(
         self,
@@ -160,7 +179,11 @@ class RecurrenceOps(ReferenceOps):
         heads: int,
     ) -> Tensor:
         state, sequences = _kept(where, name, batch)
-        return wkv.wkv(r, k, v, decay, base, bonus, state, sequences, heads=heads, pdl=self.pdl)
+        given = (r, k, v, decay, base, bonus)
+        few = sequences.number * state.shape[1] <= segments.FILLED and v.dtype == torch.bfloat16
+        long = few and self._long(sequences, wkv_chunks.FROM)
+        run = wkv_chunks.wkv_chunks if long else wkv.wkv
+        return run(*given, state, sequences, heads=heads, pdl=self.pdl)
 
     def wkv_delta(
         self,

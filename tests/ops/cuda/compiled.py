@@ -29,11 +29,19 @@ from rbee_worker.ops.cuda.kernels.norm import norm
 from rbee_worker.ops.cuda.kernels.recurrence import wkv
 from rbee_worker.ops.cuda.kernels.recurrence.conv import causal_conv
 from rbee_worker.ops.cuda.kernels.recurrence.delta import gated_delta
+from rbee_worker.ops.cuda.kernels.recurrence.delta_chunks import gated_delta_chunks
 from rbee_worker.ops.cuda.kernels.recurrence.linear_scan import linear_scan
 from rbee_worker.ops.cuda.kernels.recurrence.rg_lru import rg_lru
 from rbee_worker.ops.cuda.kernels.recurrence.rows import Sequences
-from rbee_worker.ops.cuda.kernels.recurrence.state_space import selective_scan, ssd
+from rbee_worker.ops.cuda.kernels.recurrence.ssd_chunks import ssd_chunks
+from rbee_worker.ops.cuda.kernels.recurrence.state_space import (
+    selective_scan,
+    selective_segments,
+    ssd,
+)
 from rbee_worker.ops.cuda.kernels.recurrence.taylor import taylor
+from rbee_worker.ops.cuda.kernels.recurrence.wkv_chunks import wkv_chunks
+from rbee_worker.ops.cuda.kernels.recurrence.wkv_delta_chunks import wkv_delta_chunks
 from rbee_worker.ops.cuda.kernels.rowwise import by_position, joined
 from rbee_worker.ops.cuda.kernels.sampling import edits
 from rbee_worker.ops.cuda.kernels.sampling.draw import draw, planned
@@ -181,6 +189,69 @@ def of_rwkv() -> Iterator[tuple[str, partial[Any]]]:
     yield "wkv delta", partial(wkv.wkv_delta, x, x, x, x, x, *vectors, state, given, **how)
 
 
+def of_chunks() -> Iterator[tuple[str, partial[Any]]]:
+    """As `of_experts`."""
+    starts = ints(9, dtype=torch.int64)
+    for number, dtype in ((1, BF16), (8, BF16), (1, torch.float16), (1, torch.float32)):
+        given = Sequences(starts[: number + 1], starts[:number], 2048)
+
+        def of(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
+            return torch.empty(shape, dtype=dtype, device="meta")
+
+        if dtype != torch.float16:
+            x, heads, state = of(64, 4096), f32(32), f32(9, 256, 128, 16)
+            q, step = of(64, 2048), of(64, 32)
+            yield (
+                f"gated delta by chunks, {number}, {dtype}",
+                partial(
+                    gated_delta_chunks, q, q, x, step, step, heads, heads, state, given, groups=16,
+                    pdl=True,
+                ),
+            )  # fmt: skip
+            x, row = of(64, 4096), f32(4096)
+            yield (
+                f"wkv by chunks, {number}, {dtype}",
+                partial(
+                    wkv_chunks, x, x, x, x, row, row, f32(9, 256, 64, 16), given, heads=64, pdl=True
+                ),
+            )
+            rows, state = (x, x, x, x, x, row, row, row), f32(9, 256, 64, 16)
+            yield (
+                f"wkv delta by chunks, {number}, {dtype}",
+                partial(wkv_delta_chunks, *rows, state, given, heads=64, pdl=True),
+            )
+        x, b, step, heads = of(64, 5120), of(64, 128), of(64, 80), f32(80)
+        for gate in (x, None):
+            yield (
+                f"ssd by chunks, {number}, {dtype}",
+                partial(
+                    ssd_chunks, x, step, b, b, gate, heads, heads, heads, f32(9, 320, 128, 16),
+                    given, pdl=True,
+                ),
+            )  # fmt: skip
+            if dtype != BF16 or number > 1:
+                break
+    given, x, b, row = (
+        Sequences(starts[:2], starts[:1], 2048),
+        bf16(64, 5120),
+        bf16(64, 16),
+        f32(5120),
+    )
+    state, how = f32(9, 5120), {"segments": True, "pdl": True}
+    yield (
+        "selective scan by segments",
+        partial(
+            selective_segments, x, x, b, b, x, f32(16 * 5120), row, f32(9, 320, 16, 16), given,
+            pdl=True,
+        ),
+    )  # fmt: skip
+    yield "linear scan by segments", partial(linear_scan, x, x, state, given, **how)
+    yield (
+        "rg_lru by segments",
+        partial(rg_lru, x, x, x, row, row, row, starts, state, given, **how),
+    )
+
+
 def of_sampling() -> Iterator[tuple[str, partial[Any]]]:
     """As `of_experts`."""
     z = f32(64, VOCAB)
@@ -277,6 +348,7 @@ def main() -> None:
         *of_experts(),
         *of_recurrences(),
         *of_rwkv(),
+        *of_chunks(),
         *of_sampling(),
         *of_rows(),
     ):

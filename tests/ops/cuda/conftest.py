@@ -28,6 +28,25 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "empty_like", lambda *args, **how: filled(empty_like(*args, **how)))
 
 
+@pytest.fixture
+def rows_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interpreter's products have one order of sums wherever a row lies in a tile, as a card's
+    have: numpy's, by its library's kernels for some processors (AVX2), has another at an edge."""
+    if ON_CARD:
+        return
+    import numpy as np
+    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+
+    def dot(self: Any, a: Any, b: Any, d: Any, *how: Any) -> Any:
+        x, y = (part.data.astype(d.data.dtype) for part in (a, b))
+        total = np.zeros_like(d.data)
+        for k in range(x.shape[-1]):
+            total += x[..., :, k, None] * y[..., k, None, :]
+        return TensorHandle(total + d.data, d.dtype.scalar)
+
+    monkeypatch.setattr(InterpreterBuilder, "create_dot", dot)
+
+
 @pytest.fixture(scope="session")
 def dtypes():
     """The types that kernels are tried in: the interpreter neither multiplies nor rounds

@@ -38,6 +38,7 @@ MODEL: dict[str, Any] = {
 }
 
 
+@pytest.mark.usefixtures("rows_alike")
 @pytest.mark.parametrize("cols", [96, 2176])  # in one part, and in two
 def test_a_row_alone_and_among_others(cols: int, device: str, dtypes: list[torch.dtype]) -> None:
     """Against float64, and the same bits in products of 1, 5, 16, 70 rows, at any place."""
@@ -123,6 +124,7 @@ def scores(config: Path, waves: list[list[int]], **settings: Any) -> dict[int, l
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("rows_alike")
 def test_a_sequence_alone_in_a_batch_and_in_parts(tmp_path: Path) -> None:
     """A mixture of experts with normalised heads: the same log-probabilities, bit for bit."""
     config = tmp_path / "config.json"

@@ -10,6 +10,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from rbee_worker.ops.cuda.kernels.launch import dependent
 from rbee_worker.ops.cuda.kernels.recurrence.rows import Sequences, by_row
+from rbee_worker.ops.cuda.kernels.recurrence.segments import Segments
 
 _COLUMNS = 64
 
@@ -23,9 +24,13 @@ def _lost(y):
 
 @triton.jit
 def _lru(
-    x, into, passing, into_bias, passing_bias, rates, state, slots, starts, positions, out, width,
-    x_stride, into_stride, passing_stride, BLOCK: tl.constexpr, PDL: tl.constexpr,
+    x, into, passing, into_bias, passing_bias, rates, state, ends, decays, slots, starts, positions,
+    out, rows, width, x_stride, into_stride, passing_stride, SEGMENTS: tl.constexpr,
+    ADDS: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
+    """SEGMENTS: only a segment of `rows` rows (`segments.py`), before which the states are in
+    `ends`. ADDS: only what it adds to the states, and how much they decay, for `ends` and
+    `decays`."""
     if PDL:
         gdc_launch_dependents()
     seq = tl.program_id(0)
@@ -38,7 +43,20 @@ def _lru(
         gdc_wait()
     start, end = tl.load(starts + seq), tl.load(starts + seq + 1)
     kept = state + tl.load(slots + seq) * width + cols
-    h = tl.load(kept, mask=ok, other=0.0)
+    last = True
+    if SEGMENTS:
+        at = (start // rows + seq + tl.program_id(2)) * width + cols
+        start += tl.program_id(2) * rows
+        last = start + rows >= end
+        if (start >= end) | (ADDS & last):
+            return
+        end = tl.minimum(start + rows, end)
+        if ADDS:
+            h, whole = tl.zeros([BLOCK], tl.float32), tl.full([BLOCK], 1.0, tl.float32)
+        else:
+            h = tl.load(ends + at, mask=ok, other=0.0)
+    else:
+        h = tl.load(kept, mask=ok, other=0.0)
     # The next row is read before this one is used.
     there = ok & (start < end)
     next_x = tl.load(x + start * x_stride + cols, mask=there, other=0.0)
@@ -57,8 +75,15 @@ def _lru(
         next_position = tl.load(positions + t + 1, mask=t + 1 < end, other=0)
         decay = tl.where(first, 0.0, tl.exp(power))
         h = decay * h + tl.where(first, given, tl.sqrt(_lost(2 * power)) * given)
-        tl.store(out + t * width + cols, h.to(out.dtype.element_ty), mask=ok)
-    tl.store(kept, h, mask=ok)
+        if ADDS:
+            whole *= decay
+        else:
+            tl.store(out + t * width + cols, h.to(out.dtype.element_ty), mask=ok)
+    if ADDS:
+        tl.store(ends + at, h, mask=ok)
+        tl.store(decays + at, whole, mask=ok)
+    else:
+        tl.store(kept, h, mask=ok & last)
 
 
 def rg_lru(
@@ -72,15 +97,30 @@ def rg_lru(
     state: Tensor,
     sequences: Sequences,
     *,
+    segments: bool = False,
     pdl: bool = False,
 ) -> Tensor:
-    """See `RgLru.rg_lru`; state: float32 [slots, width]; positions: int64 [N]."""
+    """See `RgLru.rg_lru`; state: float32 [slots, width]; positions: int64 [N]. segments: results
+    may depend on where a step ends, in their last bits."""
     n, width = x.shape
     out = torch.empty((n, width), dtype=x.dtype, device=x.device)
     x, into, passing = map(by_row, (x, into, passing))
-    _lru[(sequences.number, triton.cdiv(width, _COLUMNS))](
-        x, into, passing, into_bias, passing_bias, rates, state, sequences.slots, sequences.starts,
-        positions, out, width, x.stride(0), into.stride(0), passing.stride(0), BLOCK=_COLUMNS,
-        num_warps=1, enable_fp_fusion=False, **dependent(pdl),
-    )  # fmt: skip
+    some = Segments(state, sequences, n, columns=_COLUMNS) if segments else None
+    rows = 0 if some is None else some.rows
+
+    def run(ends: Tensor | None, decays: Tensor | None, *, adds: bool) -> None:
+        grid = (sequences.number, triton.cdiv(width, _COLUMNS)) if some is None else some.grid
+        _lru[grid](
+            x, into, passing, into_bias, passing_bias, rates, state, ends, decays, sequences.slots,
+            sequences.starts, positions, out, rows, width, x.stride(0), into.stride(0),
+            passing.stride(0), SEGMENTS=rows > 0, ADDS=adds, BLOCK=_COLUMNS, num_warps=1,
+            enable_fp_fusion=False, **dependent(pdl),
+        )  # fmt: skip
+
+    if some is None or not rows:
+        run(None, None, adds=False)
+    else:
+        run(some.ends, some.decays, adds=True)
+        some.carry(pdl=pdl)
+        run(some.ends, some.decays, adds=False)
     return out

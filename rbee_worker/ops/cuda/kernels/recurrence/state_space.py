@@ -14,19 +14,20 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from rbee_worker.ops.cells import CELL, scan_shape
 from rbee_worker.ops.cuda.kernels.launch import dependent, power_of_two
 from rbee_worker.ops.cuda.kernels.recurrence.rows import Sequences, by_row, silu, softplus
+from rbee_worker.ops.cuda.kernels.recurrence.segments import first_states, segment_rows
 
 
 @triton.jit
 def _space(
-    x, dt, b, c, gate, bias, rates, skip, state, slots, starts, out, columns, x_stride, dt_stride,
-    b_stride, c_stride, gate_stride, heads, STATES: tl.constexpr, CELLS: tl.constexpr,
-    PER_GROUP: tl.constexpr, BY_HEAD: tl.constexpr, GATED: tl.constexpr,
-    SP: tl.constexpr, CELL: tl.constexpr,
-    PDL: tl.constexpr,
+    x, dt, b, c, gate, bias, rates, skip, state, firsts, slots, starts, out, rows, columns,
+    x_stride, dt_stride, b_stride, c_stride, gate_stride, heads, STATES: tl.constexpr,
+    CELLS: tl.constexpr, PER_GROUP: tl.constexpr, BY_HEAD: tl.constexpr, GATED: tl.constexpr,
+    SEGMENTS: tl.constexpr, SP: tl.constexpr, CELL: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """One cell of one sequence, row by row. BY_HEAD: `ssd`, one step and one rate for a head of
     `columns` columns in CELLS cells; PER_GROUP: heads that share b and c; GATED: there is a
-    gate, in whose place is else x, which is not used."""
+    gate, in whose place is else x, which is not used. SEGMENTS: only a segment of `rows` rows,
+    before which the states are in `firsts` (`segments.py`)."""
     if PDL:
         gdc_launch_dependents()
     seq, cell = tl.program_id(0), tl.program_id(1)
@@ -58,7 +59,19 @@ def _space(
     start, end = tl.load(starts + seq), tl.load(starts + seq + 1)
     kept = state + (tl.load(slots + seq) * heads * CELLS + cell) * STATES * CELL
     kept += n[:, None] * CELL + i[None, :]
-    h = tl.load(kept, mask=own, other=0.0)
+    if SEGMENTS:
+        part = tl.program_id(2)
+        place = start // rows + seq + part
+        start += part * rows
+        if start >= end:
+            return
+        own = own & (start + rows >= end)
+        end = tl.minimum(start + rows, end)
+        before = firsts + (place * CELLS + cell) * STATES * CELL
+        before += n[:, None] * CELL + i[None, :]
+        h = tl.load(before, mask=live[:, None], other=0.0)
+    else:
+        h = tl.load(kept, mask=own, other=0.0)
     # The next row is read before this one is used.
     x_at, dt_at, gate_at = x + start * x_stride + col, dt + start * dt_stride + step_at, gate + col
     gate_at += start * gate_stride
@@ -115,6 +128,31 @@ def selective_scan(
     return _run(x, dt, b, c, gate, None, rates, skip, state, sequences, heads=1, groups=1, pdl=pdl)
 
 
+def selective_segments(
+    x: Tensor,
+    dt: Tensor,
+    b: Tensor,
+    c: Tensor,
+    gate: Tensor,
+    rates: Tensor,
+    skip: Tensor,
+    state: Tensor,
+    sequences: Sequences,
+    *,
+    pdl: bool = False,
+) -> Tensor:
+    """`selective_scan` by segments of rows, if there are too few sequences to fill a GPU: results
+    depend on where a step ends, in their last bits."""
+    rows = segment_rows(sequences, x.shape[0], state.shape[1])
+    if rows == 0:
+        return selective_scan(x, dt, b, c, gate, rates, skip, state, sequences, pdl=pdl)
+    firsts = first_states(x, dt, b, rates, state, sequences, rows=rows, pdl=pdl)
+    return _run(
+        x, dt, b, c, gate, None, rates, skip, state, sequences, heads=1, groups=1, pdl=pdl,
+        firsts=firsts, rows=rows,
+    )  # fmt: skip
+
+
 def ssd(
     x: Tensor,
     dt: Tensor,
@@ -152,6 +190,8 @@ def _run(
     heads: int,
     groups: int,
     pdl: bool,
+    firsts: Tensor | None = None,
+    rows: int = 0,
 ) -> Tensor:
     n, width = x.shape
     out = torch.empty((n, width), dtype=x.dtype, device=x.device)
@@ -161,11 +201,12 @@ def _run(
     gated, gate = gate is not None, x if gate is None else gate
     x, dt, b, c, gate = map(by_row, (x, dt, b, c, gate))
     padded = power_of_two(states)
-    _space[(sequences.number, heads * cells)](
-        x, dt, b, c, gate, bias, rates, skip, state, sequences.slots, sequences.starts, out,
-        columns, x.stride(0), dt.stride(0), b.stride(0), c.stride(0), gate.stride(0), heads,
+    grid = sequences.number, heads * cells, triton.cdiv(sequences.longest, rows) if rows else 1
+    _space[grid](
+        x, dt, b, c, gate, bias, rates, skip, state, firsts, sequences.slots, sequences.starts, out,
+        rows, columns, x.stride(0), dt.stride(0), b.stride(0), c.stride(0), gate.stride(0), heads,
         STATES=states, CELLS=cells, PER_GROUP=heads // groups, BY_HEAD=bias is not None,
-        GATED=gated,
+        GATED=gated, SEGMENTS=rows > 0,
         SP=padded, CELL=CELL, num_warps=1 if padded <= 32 else 4, enable_fp_fusion=False,
         **dependent(pdl),
     )  # fmt: skip
