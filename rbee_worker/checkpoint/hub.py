@@ -110,11 +110,12 @@ def fetch(
         try:
             with _hub_errors(model):
                 path = _fetch(model, store, progress)
-        except BadReference as error:
-            if partial is None:
-                raise
-            if missing := lacking.listed(partial):
+        except ModelError as error:
+            missing = [] if partial is None else lacking.listed(partial)
+            if missing and isinstance(error, BadReference):
                 raise _incomplete(model, missing, error) from None
+            if partial is None or missing:
+                raise
             return partial
         receipt = _receipt(model, root)
         with disk_errors(receipt), staged(receipt) as staging:
@@ -140,7 +141,9 @@ def _fetch(model: HubModel, cache: Path, progress: Progress) -> Path:
     sizes = {file.rfilename: int(file.size or 0) for file in info.siblings or ()}
     names = _choose(model, sizes)
     total = sum(sizes[name] for name in names)
-    need_space(cache, total, str(model))
+    there = hf_cache.folder_of(model.repo, cache) / "snapshots" / str(info.sha)
+    missing = sum(sizes[name] for name in names if not (there / name).is_file())
+    need_space(cache, missing, str(model))
     blobs = hf_cache.folder_of(model.repo, cache) / "blobs"
     with _watched(blobs, f"fetching {model}", total, progress):
         # One at a time: each transfer uses the full bandwidth, and Ctrl-C ends it at once.
