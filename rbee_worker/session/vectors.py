@@ -105,8 +105,8 @@ def _in_template(
     taken = len(text.tokenizer.encode(before, add_special=False)) + len(end)
     if taken >= most:
         message = (
-            f"cannot be cut: the first text and the template have {taken} tokens and the limit is "
-            f"{most}, so nothing of it would be left"
+            f"cannot be cut: the first text and the template have {taken} tokens without it and "
+            f"the limit is {most}, so nothing of it would be left"
         )
         raise InvalidRequest([FieldError("prompt", f"<= {most} tokens", message)])
     return ids[: most - len(end)] + end, len(ids), unread
