@@ -62,11 +62,11 @@ def local(model: HubModel, root: Path, store: Path) -> Path | None:
         ref, path = _read_receipt(receipt)
         if ref == str(model) and path is not None and not lacking.listed(path):
             return path
-    path = _usable(model, store)
+    path = usable(model, store)
     return None if path is None or lacking.listed(path) or lacking.in_doubt(path) else path
 
 
-def _usable(model: HubModel, store: Path) -> Path | None:
+def usable(model: HubModel, store: Path) -> Path | None:
     """The model's path if a cache has it, even if files may be lacking that say how vectors are
     made."""
     for place in dict.fromkeys((hf_cache.cache_root(), store)):
@@ -104,7 +104,7 @@ def fetch(
         found = local(model, root, store)
         if found and (not refresh or hf_cache.offline()):
             return found
-        partial = None if refresh else _usable(model, store)
+        partial = None if refresh else usable(model, store)
         if partial is not None and hf_cache.offline() and not lacking.listed(partial):
             return partial  # `open_found` tells what may be lacking
         try:
