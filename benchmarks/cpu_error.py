@@ -44,8 +44,9 @@ scale per 32, or per 256 in formats with blocks of 256 columns (K formats, most 
 llama.cpp. int16: two bytes, for keys, values, logits and results that are added to the residual
 stream. float32: `--exact-activations`, and always for floats, but `--bf16-activations` rounds the
 activations of BF16 matrices other than experts' and the head to bfloat16: an error of 1.7e-03, held
-to {WITHIN["b16"]:.0e}. `inspect` and `bench` say what is rounded, and a note where an option
-changes nothing. An error is the norm of the difference from float64 / norm, the largest of
+to {WITHIN["b16"]:.0e}, with other last bits where the processor has AMX-BF16. `inspect` and `bench`
+say what is rounded, and a note where an option changes nothing. An error is the norm of
+the difference from float64 / norm, the largest of
 those for {COLS[0]} (blocks of 256: 768), {COLS[1]} and {COLS[2]} columns; standard normal
 activations, random blocks. `tests/ops/cpu/test_error.py` holds every format to
 {WITHIN["i8"]:.1e} (scales for 256: {WITHIN["k8"]:.0e}), {WITHIN["i16"]:.0e} ({WITHIN["k16"]:.0e})

@@ -24,6 +24,7 @@ PREFIX = (
 )
 SUFFIX = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
 INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
+ASKED = f"<Instruct>: {INSTRUCTION}\n<Query>: {{query}}\n<Document>: {{document}}"
 # A chat template as sentence-transformers' files bring it: one message a role.
 CHAT = (
     "<|im_start|>system\nJudge.<|im_end|>\n<|im_start|>user\n<Instruct>: "
@@ -123,9 +124,10 @@ def as_sentence_transformers(folder: Path, *, ids: Sequence[int | None] = (), **
     return folder
 
 
-def write_gguf(folder: Path, file: Path) -> Path:
+def write_gguf(folder: Path, file: Path, asked: str = ASKED) -> Path:
     """`folder`'s model as llama.cpp's converter writes Qwen3-Reranker: the rows of yes and no are a
-    head for classes, and its template is one for a query and a document."""
+    head for classes, and its template is one for a query and a document. asked: the middle of
+    it."""
     model, _ = opened(folder)
     c, words = model.config, vocabulary()
     w = gguf.GGUFWriter(file, "qwen3")
@@ -149,7 +151,6 @@ def write_gguf(folder: Path, file: Path) -> Path:
     w.add_token_merges([" ".join(pair) for pair in MERGES])
     w.add_eos_token_id(words.index(SPECIAL[2]))
     w.add_add_bos_token(False)
-    asked = f"<Instruct>: {INSTRUCTION}\n<Query>: {{query}}\n<Document>: {{document}}"
     w.add_chat_template([{"name": "rerank", "template": PREFIX + asked + SUFFIX}])
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN3, c.num_hidden_layers)
     for name, value in model.state_dict().items():

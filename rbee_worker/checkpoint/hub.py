@@ -62,11 +62,11 @@ def local(model: HubModel, root: Path, store: Path) -> Path | None:
         ref, path = _read_receipt(receipt)
         if ref == str(model) and path is not None and not lacking.listed(path):
             return path
-    path = _usable(model, store)
+    path = usable(model, store)
     return None if path is None or lacking.listed(path) or lacking.in_doubt(path) else path
 
 
-def _usable(model: HubModel, store: Path) -> Path | None:
+def usable(model: HubModel, store: Path) -> Path | None:
     """The model's path if a cache has it, even if files may be lacking that say how vectors are
     made."""
     for place in dict.fromkeys((hf_cache.cache_root(), store)):
@@ -104,17 +104,18 @@ def fetch(
         found = local(model, root, store)
         if found and (not refresh or hf_cache.offline()):
             return found
-        partial = None if refresh else _usable(model, store)
+        partial = None if refresh else usable(model, store)
         if partial is not None and hf_cache.offline() and not lacking.listed(partial):
             return partial  # `open_found` tells what may be lacking
         try:
             with _hub_errors(model):
                 path = _fetch(model, store, progress)
-        except BadReference as error:
-            if partial is None:
-                raise
-            if missing := lacking.listed(partial):
+        except ModelError as error:
+            missing = [] if partial is None else lacking.listed(partial)
+            if missing and isinstance(error, BadReference):
                 raise _incomplete(model, missing, error) from None
+            if partial is None or missing:
+                raise
             return partial
         receipt = _receipt(model, root)
         with disk_errors(receipt), staged(receipt) as staging:
@@ -140,7 +141,9 @@ def _fetch(model: HubModel, cache: Path, progress: Progress) -> Path:
     sizes = {file.rfilename: int(file.size or 0) for file in info.siblings or ()}
     names = _choose(model, sizes)
     total = sum(sizes[name] for name in names)
-    need_space(cache, total, str(model))
+    there = hf_cache.folder_of(model.repo, cache) / "snapshots" / str(info.sha)
+    missing = sum(sizes[name] for name in names if not (there / name).is_file())
+    need_space(cache, missing, str(model))
     blobs = hf_cache.folder_of(model.repo, cache) / "blobs"
     with _watched(blobs, f"fetching {model}", total, progress):
         # One at a time: each transfer uses the full bandwidth, and Ctrl-C ends it at once.

@@ -30,7 +30,8 @@ def find(ref: str, cache_dir: str = "") -> LocalModel:
         )
     root = cache_root(cache_dir)
     if isinstance(meant, hub.HubModel):
-        path = hub.local(meant, root, hub.store_of(cache_dir, root))
+        store = hub.store_of(cache_dir, root)
+        path = hub.local(meant, root, store) or hub.usable(meant, store)
     else:
         path = pypi.local(meant, root)
     for model in found:

@@ -96,6 +96,10 @@ def read_sentence(path: Path, tokenizer: Mapping[str, Any] | None = None) -> Sen
     check_transformer(path, transformer, pairs=pairs)
     prompts, prompt = _prompts(said)
     made = _steps_of(path)
+    if made.answers and not pairs:
+        raise CheckpointError(
+            f"{path / _PROMPTS}: does not say CrossEncoder, whose step LogitScore is.", fix=_AGAIN
+        )
     return Sentence(
         pooling=made.pooling,
         longest=longest(transformer, (tokenizer or {}) if (path / _MODULES).is_file() else {}),
@@ -107,7 +111,7 @@ def read_sentence(path: Path, tokenizer: Mapping[str, Any] | None = None) -> Sen
         pairs=pairs,
         activation=None if (bend := said.get("activation_fn")) is None else activation(bend),
         dense=made.dense,
-        answers=made.answers if pairs else (),
+        answers=made.answers,
         answers_origin=made.answers_origin,
         messages=reads_messages(transformer),
         opens=opens_answer(transformer),
@@ -144,22 +148,24 @@ def _steps_of(path: Path) -> Sentence:
     how: Pooling | None = None
     dense: list[DenseMap] = []
     normalize = False
+    asked = UNSAID  # the steps before it give logits, and nothing follows it
     for step in _steps(path):
         kind, folder = str(step.get("type", "")).rpartition(".")[2], str(step.get("path", ""))
-        if kind == "Pooling" and how is None:
+        if kind == "Pooling" and how is None and not asked.answers:
             name = f"{folder}/config.json"
             config = _config(path, name)
             apart = config.get("include_prompt") is False
             how = Pooling(how=_way(path / name, config), origin=name, prompt=not apart)
         elif kind == "Dense" and how is not None and not normalize:
             dense.append(read_dense(path, folder, _config(path, f"{folder}/config.json")))
-        elif kind == "Normalize":
+        elif kind == "Normalize" and not asked.answers:
             _check_normalize(path, folder)
             normalize = how is not None
-        elif kind == "LogitScore" and how is None:
+        elif kind == "LogitScore" and how is None and not asked.answers:
             name = f"{folder}/config.json"
-            return Sentence(answers=_answers(path / name, _config(path, name)), answers_origin=name)
-        elif kind != "Transformer" or how is not None:
+            answers = _answers(path / name, _config(path, name))
+            asked = Sentence(answers=answers, answers_origin=name)
+        elif kind != "Transformer" or how is not None or asked.answers:
             raise UnsupportedModel(
                 f"{path / _MODULES}: the step {kind[:40]!r} is not supported at its place.",
                 fix="use a model whose steps are Transformer, Pooling, Dense and Normalize.",
@@ -171,7 +177,7 @@ def _steps_of(path: Path) -> Sentence:
                 fix="copy the folder's files beside modules.json",
             )
     if how is None:
-        return UNSAID
+        return asked
     sizes = tuple(one.outputs for one in dense)
     how = replace(how, normalize=normalize, dense=sizes)
     return Sentence(pooling=how, dense=tuple(dense))

@@ -125,7 +125,7 @@ OPTIONS: tuple[Option, ...] = (
         "rerank",
         "how two texts are scored; auto = as the model's files say; vectors = how alike their "
         "vectors are; yes-no = as Qwen3-Reranker's model card does: by whether yes or no comes "
-        "next, or with the head of a classifier with one class",
+        "next, or with the head of a decoder with one class",
     ),
     Option(
         "tool_format",

@@ -44,6 +44,8 @@ def _pairs(ckpt: Checkpoint, purpose: Purpose, settings: Settings) -> PairScore 
     if purpose.task == "classify":
         if asked == "vectors":
             raise _unfit(asked, "classifies texts and makes no vectors")
+        if asked == "yes-no" and purpose.pooling.how != "last":
+            raise _unfit(asked, "is an encoder, which is given both texts without a question")
         yes_no = ckpt.gguf is not None and purpose.labels == _YES_NO
         if len(purpose.labels) != 1 and not yes_no:
             if asked != "auto":

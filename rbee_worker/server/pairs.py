@@ -112,7 +112,8 @@ async def _together(
     sentence = worker.serving().sentence
     before, prompt = scored_prompt(sentence)
     if how.template:  # which has a place for it
-        before, prompt = "", prompt if how.instructed and like.instruction is None else ""
+        used = how.template == "chat" and how.instructed and like.instruction is None
+        before, prompt = "", prompt if used else ""
     requests = [
         replace(like, id=f"{like.id}-{place}", prompt=before + first, pair=second, pool=pool)
         for place, (first, second) in enumerate(pairs.texts)

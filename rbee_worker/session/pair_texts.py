@@ -34,6 +34,8 @@ _YES_NO = ("yes", "no")
 _SLOT = re.compile(r"\{(instruction|query|document)\}")
 # Words that nobody writes, between blanks that show whether a template strips its texts.
 _STANDS_FOR = {"query": "Zq7Quw2", "document": "Zq7Dow2", "instruction": "Zq7Inw2"}
+_ROLES = {"instruction": "system"}
+_TRIED = " \n'{}\" \\ <b> &  {{query}} é\n \n"  # what a template may write in another way
 
 
 @dataclass(frozen=True)
@@ -50,14 +52,14 @@ class PairTexts:
     stripped: frozenset[str] = frozenset()
     ids: tuple[int, ...] = ()
 
-    def written(self, query: str, document: str, instruction: str | None) -> tuple[str, str]:
-        """The prompt, and what follows the document in it."""
+    def written(self, query: str, document: str, instruction: str | None) -> tuple[str, str, str]:
+        """The prompt, what stands before the document in it, and what follows that."""
         said = self.instruction if instruction is None else instruction
         template = self.instructed if said else self.plain
         given = {"query": query, "document": document, "instruction": said}
         given |= {name: given[name].strip() for name in self.stripped}
-        head, mark, tail = template.rpartition("{document}")
-        return _filled(head + mark, given) + _filled(tail, given), _filled(tail, given)
+        before, tail = template.partition("{document}")[0], template.rpartition("{document}")[2]
+        return _filled(template, given), _filled(before, given), _filled(tail, given)
 
 
 def _filled(template: str, given: Mapping[str, str]) -> str:
@@ -83,9 +85,10 @@ def pair_texts(
     if rule.template == "gguf":
         assert ckpt.gguf is not None
         plain = str(ckpt.gguf.metadata[GGUF_TEMPLATE])
-        if plain.count(INSTRUCTION) == 1:
-            instructed = plain.replace(INSTRUCTION, "{instruction}")
-            return replace(made, plain=plain, instructed=instructed, instruction=INSTRUCTION)
+        _check_slots(plain, f"{GGUF_TEMPLATE} of the file")
+        if plain.count(INSTRUCTION) == 1:  # else an empty one would be this one
+            plain = plain.replace(INSTRUCTION, "{instruction}")
+            return replace(made, plain=plain, instructed=plain, instruction=INSTRUCTION)
         return replace(made, plain=plain)
     if rule.template == "chat":
         return _of_messages(ckpt, chat, made)
@@ -129,29 +132,39 @@ def _of_messages(ckpt: Checkpoint, chat: ChatRenderer | None, made: PairTexts) -
     """The texts as messages of the roles `query` and `document`, as sentence-transformers gives
     them to the chat template; a prompt is a message of the system before them."""
     if chat is None:
-        raise _unreadable("the model has no chat template")
+        raise _unreadable("the model", "it has no chat template")
     opens = ckpt.sentence.opens
 
-    def rendered(*roles: str) -> str:
-        words = {"system": _STANDS_FOR["instruction"], **_STANDS_FOR}
-        messages = [{"role": role, "content": f" \n{words[role]} \n"} for role in roles]
+    def rendered(texts: Mapping[str, str], *names: str) -> str:
+        messages = [{"role": _ROLES.get(name, name), "content": texts[name]} for name in names]
         try:
             return chat.render(messages, add_generation_prompt=opens)
         except InvalidRequest as error:
-            raise _unreadable(error.message) from None
+            raise _unreadable("the chat template", error.message) from None
 
-    plain, stripped = _slotted(rendered("query", "document"))
-    for name in ("query", "document"):
-        if f"{{{name}}}" not in plain:
-            raise _unreadable(f"it leaves out the role {name}")
-    instructed, more = _slotted(rendered("system", "query", "document"))
+    shown = {name: f" \n{word} \n" for name, word in _STANDS_FOR.items()}
+    plain, stripped = _slotted(rendered(shown, "query", "document"))
+    _check_slots(plain, "the chat template")
+    instructed, more = _slotted(rendered(shown, "instruction", "query", "document"))
     if "{instruction}" not in instructed:
         instructed = ""
+    made = replace(made, plain=plain, instructed=instructed, stripped=stripped | more)
+    query, document, instruction = (_TRIED.format(shown[name]) for name in shown)
+    tried = {"query": query, "document": document, "instruction": instruction}
+    same = made.written(query, document, None)[0] == rendered(tried, "query", "document")
+    if instructed:
+        again = made.written(query, document, instruction)[0]
+        same = same and again == rendered(tried, "instruction", "query", "document")
+    if not same:
+        raise _unreadable("the chat template", "it changes their texts")
     said = ckpt.sentence
-    instruction = said.prompts.get(said.prompt, "") if instructed else ""
-    return replace(
-        made, plain=plain, instructed=instructed, instruction=instruction, stripped=stripped | more
-    )
+    return replace(made, instruction=said.prompts.get(said.prompt, "") if instructed else "")
+
+
+def _check_slots(template: str, what: str) -> None:
+    for name in ("query", "document"):
+        if f"{{{name}}}" not in template:
+            raise _unreadable(what, f"it leaves out the {name}")
 
 
 def _slotted(text: str) -> tuple[str, frozenset[str]]:
@@ -166,8 +179,8 @@ def _slotted(text: str) -> tuple[str, frozenset[str]]:
     return text, frozenset(stripped)
 
 
-def _unreadable(why: str) -> UnsupportedModel:
+def _unreadable(what: str, why: str) -> UnsupportedModel:
     return UnsupportedModel(
-        f"the chat template cannot take a query and a document: {why[:120]}.",
+        f"{what} cannot take a query and a document: {why[:120]}.",
         fix="download the model's files again, or use --rerank vectors.",
     )

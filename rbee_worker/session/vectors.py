@@ -34,9 +34,10 @@ def prepare_vector(request: Request, text: TextSide, rules: Rules) -> Prepared:
     second, unread = 0, 0
     warnings: tuple[str, ...] = ()
     if request.token_ids is not None:
-        ids, whole = _scored(request, request.token_ids, text)[:most], len(request.token_ids)
+        ids, whole = _scored(request, request.token_ids[:most], text), len(request.token_ids)
     elif request.pair is not None and text.pairs is not None and text.pairs.plain:
-        ids, whole, unread = _in_template(request, text, most, rules.most_characters)
+        made_of, whole, unread = _in_template(request, text, most, rules.most_characters)
+        ids = _scored(request, made_of, text)
     else:
         assert request.prompt is not None
         lower = str.lower if text.ckpt.sentence.lower else str
@@ -79,17 +80,20 @@ def _in_template(
     request: Request, text: TextSide, most: int, usual: int
 ) -> tuple[tuple[int, ...], int, int]:
     """Ids of two texts in the model's template, how many there are if nothing is cut, and the
-    characters that were not read. What is cut stands at the end of the second text: what the
-    template has behind it stays. usual: see `_beginning`."""
+    characters that were not read. What is cut stands at the end of the second text, of which
+    something is left: what the template has behind it stays. usual: see `_beginning`."""
     assert text.pairs is not None
     assert request.prompt is not None
     assert request.pair is not None
     if request.instruction is not None and not text.pairs.instructed:
         message = "the model's template has no place for it"
         raise InvalidRequest([FieldError("instruction", "absent", message)])
-    given = (request.prompt, request.pair)
+    given = [
+        one.strip() if name in text.pairs.stripped else one  # before its beginning alone is read
+        for name, one in (("query", request.prompt), ("document", request.pair))
+    ]
     first, second = (_beginning(one, text.tokenizer, most, usual) for one in given)
-    prompt, tail = text.pairs.written(first, second, request.instruction)
+    prompt, before, tail = text.pairs.written(first, second, request.instruction)
     ids = tuple(text.tokenizer.encode(prompt, add_special=False))
     unread = sum(map(len, given)) - len(first) - len(second)
     if len(ids) <= most or not request.truncate:
@@ -97,6 +101,13 @@ def _in_template(
     end = tuple(text.tokenizer.encode(tail, add_special=False))
     if len(end) >= most or ids[len(ids) - len(end) :] != end:
         message = f"has {len(ids)} tokens and cannot be cut to {most} in the model's template"
+        raise InvalidRequest([FieldError("prompt", f"<= {most} tokens", message)])
+    taken = len(text.tokenizer.encode(before, add_special=False)) + len(end)
+    if taken >= most:
+        message = (
+            f"cannot be cut: the first text and the template have {taken} tokens without it and "
+            f"the limit is {most}, so nothing of it would be left"
+        )
         raise InvalidRequest([FieldError("prompt", f"<= {most} tokens", message)])
     return ids[: most - len(end)] + end, len(ids), unread
 

@@ -206,6 +206,7 @@ class Assembly:
             bos_id=bos,
             eos_id=eos,
             affixes=affixes or self._configured_affixes(bos, eos),
+            opens_both=True,  # as transformers' classes for such files do
             chat_templates=self.templates.by_name,
             template_tokens=self._template_tokens(decoding),
             unread={**self.words.unread, **self.templates.unread},

@@ -74,6 +74,7 @@ class Tokenizer:
     spelled: by id, pieces that decode to another text than the vocabulary's.
     affixes: ids that `add_special` puts before and after the text; None: those of the
     tokenizer.json's own post-processor. closes_once: not after a text that ends with them.
+    opens_both: of two texts, the second one has those before it too.
     chat_templates: by name; `chat_template` is the one to use. template_tokens: texts of the tokens
     that a template knows by name. literal: makes the backend that reads special tokens as text;
     None: as the library does it. turn_stops: texts before which an answer to a conversation ends,
@@ -93,6 +94,7 @@ class Tokenizer:
         eos_id: int | None = None,
         affixes: tuple[tuple[int, ...], tuple[int, ...]] | None = None,
         closes_once: bool = False,
+        opens_both: bool = False,
         chat_templates: Mapping[str, str] | None = None,
         template_tokens: Mapping[str, str] | None = None,
         unread: Mapping[str, str] | None = None,
@@ -110,7 +112,7 @@ class Tokenizer:
         self._pieces = pieces
         self._spelled = dict(spelled or {})
         self._bytes: list[bytes | None] = [None] * len(pieces)
-        self._affixes, self._closes_once = affixes, closes_once
+        self._affixes, self._closes_once, self._opens_both = affixes, closes_once, opens_both
         self.decoding = decoding
         self.vocab_size = len(pieces)
         self.special_ids = frozenset(special_ids)
@@ -188,7 +190,8 @@ class Tokenizer:
         if self._affixes is not None:
             before, after = self._affixes
             first = [*before, *parts[0].ids[: shares[0]], *after]
-            rest = [*other.ids[: shares[1]], *after] if other is not None else []
+            again = before if self._opens_both else ()
+            rest = [*again, *other.ids[: shares[1]], *after] if other is not None else []
             return Texts([*first, *rest], len(first) if rest else 0, whole)
         if whole > most:
             for part, kept in zip(parts, shares, strict=True):
@@ -203,7 +206,7 @@ class Tokenizer:
             count: int = self._library().num_special_tokens_to_add(texts > 1)
             return count
         before, after = self._affixes
-        return len(before) + texts * len(after)
+        return len(before) * (texts if self._opens_both else 1) + texts * len(after)
 
     def _library(self) -> tokenizers.Tokenizer:
         """The backend of a tokenizer without `affixes`, which is always the library's."""

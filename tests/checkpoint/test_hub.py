@@ -18,6 +18,7 @@ from huggingface_hub.errors import EntryNotFoundError
 
 from rbee_worker.checkpoint import hf_cache, lacking, tokenizer_files
 from rbee_worker.checkpoint import hub as hub_module
+from rbee_worker.checkpoint.cache import SPARE_BYTES
 from rbee_worker.checkpoint.refs import list_models, parse, pull, resolve
 from rbee_worker.errors import BadReference, ModelError
 
@@ -383,6 +384,19 @@ def test_room_is_checked_first(hub, tmp_path, monkeypatch):
     with pytest.raises(ModelError, match="hf:o/model needs"):
         resolve("hf:o/model", cache_dir=str(tmp_path))
     assert hub.got == []
+
+
+def test_a_full_disk_takes_what_is_lacking_or_leaves_the_copy(vectors, tmp_path, monkeypatch):
+    """What is there already needs no room, and a copy in doubt is used as it is offline."""
+    path = theirs(vectors, tmp_path / "hf-home", *FETCHED)
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, SPARE_BYTES - 1))
+    assert resolve("hf:o/model") == path
+    assert lacking.in_doubt(path)
+    room = SPARE_BYTES + sum(map(len, vectors.files["o/model"].values())) - 900  # its weights
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, room))
+    assert resolve("hf:o/model") == path
+    assert not lacking.in_doubt(path)
 
 
 VECTORS = {

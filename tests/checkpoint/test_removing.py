@@ -59,6 +59,15 @@ def test_the_last_snapshot_takes_the_folder_with_it(store: Path) -> None:
     assert [m.ref for m in refs.list_models()] == ["hf:a/other"]
 
 
+def test_a_copy_that_may_lack_a_file_is_found_by_its_branch_too(store: Path) -> None:
+    """As other programs leave models for vectors: without modules.json."""
+    config = '{"architectures": ["BertModel"]}'
+    made = snapshot(
+        store, "a/m", "1" * 40, {**WHOLE, "config.json": config, "model.safetensors": "weights"}
+    )
+    assert removing.find("hf:a/m@main").path == made
+
+
 def test_one_file_of_a_repository_goes_and_its_record_too(store: Path, tmp_path: Path) -> None:
     made = snapshot(store, "a/g", "1" * 40, {"x-Q4_0.gguf": "four", "x-Q8_0.gguf": "eight"})
     root = tmp_path / "cache" / "rbee-worker" / "models"

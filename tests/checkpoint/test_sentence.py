@@ -121,6 +121,7 @@ def step(kind: str, path: str = "") -> dict[str, Any]:
     return {"type": f"sentence_transformers.models.{kind}", "path": path}
 
 
+YES = {"true_token_id": 5}
 TWO = {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}
 
 
@@ -138,6 +139,16 @@ TWO = {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}
             {"modules": [step("Pooling", "1_Pooling"), step("Normalize"), step("Dense", "2_D")]},
             UnsupportedModel,
             "the step 'Dense' is not supported at its place",
+        ),
+        (
+            {"modules": [step("LogitScore", "1_L"), step("Dense", "2_D")], "1_L__config": YES},
+            UnsupportedModel,
+            "the step 'Dense' is not supported at its place",
+        ),
+        (
+            {"modules": [step("LogitScore", "1_L")], "1_L__config": YES},
+            CheckpointError,
+            "does not say CrossEncoder",
         ),
         ({"modules": [step("WordEmbeddings")]}, UnsupportedModel, "'WordEmbeddings' is not"),
         ({"1_Pooling__config": {}}, CheckpointError, "says no way of pooling"),

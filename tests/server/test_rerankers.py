@@ -14,7 +14,7 @@ from rbee_worker.cli.report import report
 from rbee_worker.config import Settings
 from rbee_worker.errors import UnsupportedModel, UsageError
 from rbee_worker.session.client import EngineClient
-from tests import rerankers
+from tests import encoders, rerankers
 from tests.rerankers import by_model_card, opened, vocabulary, write
 from tests.server.served import Served
 
@@ -92,6 +92,9 @@ def test_a_long_document_is_cut_before_what_follows_it(tmp_path: Path) -> None:
         assert "to 512 tokens" in answer["rbee"]["warnings"][0]
         want = [by_model_card(path, QUERY, text, most=512) for text in body["text_2"]]
         assert close([row["score"] for row in answer["data"]], want)
+        body = {"text_1": long, "text_2": ["short"], "truncate": True}
+        refused = server.http.post("/v1/score", json=body)
+        assert "nothing of it would be left" in refused.json()["error"]["message"]
 
 
 def test_a_published_reranker_is_known_by_its_name(tmp_path: Path) -> None:
@@ -140,6 +143,8 @@ def test_sentence_transformers_files(alone: bool, tmp_path: Path) -> None:
         assert told["prompt"] == "usual"
         assert close(scores(server, query=f" {QUERY} "), want("Find bees"))
         assert close(scores(server, query=f" {QUERY} ", instruction="Birds"), want("Birds"))
+        far = scores(server, query=" " * 20_000 + QUERY, truncate=True)  # the template strips it
+        assert close(far, want("Find bees"))
         pairs = server.http.get("/info").json()["purpose"]["pairs"]
         assert (pairs["by"], pairs["template"]) == ("yes-no", "chat")
         assert pairs["origin"] == "1_LogitScore/config.json"
@@ -175,8 +180,9 @@ def test_a_head_for_classes(classes: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize("files", [True, False])
 def test_a_head_of_one_class_in_a_template(files: bool, tmp_path: Path) -> None:
     """As rerankers are converted to it: with sentence-transformers' files, or by --rerank yes-no
-    in the model card's template."""
-    path = write(tmp_path, classes=1, chat=rerankers.CHAT if files else "")
+    in the model card's template. What pads is no row of it, also at a template's end."""
+    chat = rerankers.CHAT + rerankers.SPECIAL[0]
+    path = write(tmp_path, classes=1, chat=chat if files else "")
     if files:
         rerankers.as_sentence_transformers(path)
     model, tokenizer = opened(path, classes=True)
@@ -206,6 +212,8 @@ def test_llama_cpps_files(tmp_path: Path) -> None:
         assert close(scores(server), [by_model_card(path, QUERY, d) for d in DOCUMENTS])
         told = scores(server, instruction="Find birds")
         assert close(told, [by_model_card(path, QUERY, d, "Find birds") for d in DOCUMENTS])
+        none = scores(server, instruction="")
+        assert close(none, [by_model_card(path, QUERY, d, "") for d in DOCUMENTS])
         pairs = server.http.get("/info").json()["purpose"]["pairs"]
         assert (pairs["by"], pairs["template"], pairs["activation"]) == (
             "classes",
@@ -223,5 +231,20 @@ def test_what_cannot_be_asked(tmp_path: Path) -> None:
         report(Settings(model=str(path), rerank="yes-no"))
     path = write(tmp_path / "plain", chat="{{ messages[0].content }}")
     rerankers.as_sentence_transformers(path, ids=(1, 2))
-    with pytest.raises(UnsupportedModel, match="leaves out the role document"):
+    with pytest.raises(UnsupportedModel, match="leaves out the document"):
         report(Settings(model=str(path)))
+    changed = rerankers.CHAT.replace("| first }}<|im_end|>", "| first | tojson }}<|im_end|>")
+    (path / "chat_template.jinja").write_text(changed)
+    with pytest.raises(UnsupportedModel, match="it changes their texts"):
+        report(Settings(model=str(path)))
+    file = rerankers.write_gguf(path, tmp_path / "model.gguf", asked="<Query>: {query}")
+    with pytest.raises(UnsupportedModel, match=r"rerank of the file .* leaves out the document"):
+        report(Settings(model=str(file)))
+
+
+def test_an_encoder_is_asked_no_question(tmp_path: Path) -> None:
+    """The template has none of the tokens that an encoder is given around two texts."""
+    [row] = [row for row in encoders.ROWS if row.id == "bert-one-class"]
+    path = encoders.write(row, tmp_path)
+    with pytest.raises(UsageError, match="is an encoder"):
+        report(Settings(model=str(path), rerank="yes-no"))

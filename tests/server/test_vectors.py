@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import openai
 import pytest
+from msgspec.structs import replace
 
 from rbee_worker.checkpoint.sentence import Sentence
 from rbee_worker.model_info import PairScore, Pooling, Purpose, Similarity
@@ -308,6 +309,11 @@ def test_a_cross_encoders_prompt_comes_before_the_first_text() -> None:
         assert math.isclose(rows["data"][0]["probs"][0], 1 / (1 + math.exp(-raw)), rel_tol=1e-6)
         assert rows["rbee"]["prompt"] == "search"
         assert refused(server, "/v1/classify", input="")["param"] == "input"
+    assert ONE_CLASS.pairs is not None
+    pairs = replace(ONE_CLASS.pairs, template="model card", instructed=True)  # has its own
+    with Served(Fake(purpose=replace(ONE_CLASS, pairs=pairs), sentence=sentence)) as server:
+        told = post(server, "/v1/rerank", query="q", documents=["d"])
+        assert "prompt" not in told["rbee"]
 
 
 def test_scores_of_an_encoder_are_cosines(encoder: Served) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import decoders, normalizers
+from transformers import AutoTokenizer
 
 from rbee_worker.errors import CheckpointError, UnsupportedModel
 from rbee_worker.tokenizer.charsmap import check_charsmap
@@ -185,6 +187,24 @@ def test_opening_and_closing_tokens(trained: dict[str, bytes], tmp_path: Path) -
     assert neither.encode("Hello") == plain
     t5 = sentencepiece.SentencePieceProcessor(model_proto=trained["t5"]).encode("Hello")
     assert _from_file(trained["t5"], path).encode("Hello") == [*t5, 2]
+
+
+def test_two_texts_are_opened_and_closed_as_in_transformers(
+    trained: dict[str, bytes], tmp_path: Path
+) -> None:
+    (tmp_path / "tokenizer.model").write_bytes(trained["llama"])
+    named = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    for closes in (False, True):
+        config = {**named, "add_bos_token": True, "add_eos_token": closes}
+        told = {"tokenizer_class": "LlamaTokenizer", **config}
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(told))
+        theirs = AutoTokenizer.from_pretrained(tmp_path)
+        ours = _from_file(trained["llama"], tmp_path / "tokenizer.model", **config)
+        found = ours.encode_texts("the dog", "a fox", most=100)
+        assert found.ids == theirs("the dog", "a fox")["input_ids"]
+        assert found.whole == len(found.ids)
+        cut = ours.encode_texts("the dog", "a fox", most=found.whole - 1)
+        assert (len(cut.ids), cut.whole) == (found.whole - 1, found.whole)
 
 
 def test_legacy_blank_before_each_segment(trained: dict[str, bytes], tmp_path: Path) -> None:
