@@ -212,15 +212,19 @@ def test_int16_product(here, best, name, form):
     assert (np.abs(got - close) < {"i16": 1e-4, "k16": 2e-4}[form] * top).all()
 
 
-@pytest.mark.parametrize("form", ["k8", "k16"])
-@pytest.mark.parametrize("name", takers("k8"))
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [  # every bit of MXFP4's exponent is too much for a float
+        (n, f) for f in ("i8", "i16", "k8", "k16") for n in takers(f) if n != "mxfp4"
+    ],
+)
 def test_the_largest_integers_fit(best, name, form):
     """Every bit of a block set, or none, or the highest ones; activations at their ends too."""
     rows, cols = 64, 512
     raw = random_rows(name, rows, cols)[0]
     for row, byte in enumerate((255, 0, 128, 127, 240, 15)):
         raw[row] = byte
-    blocks = raw.reshape(rows * cols // 256, -1)
+    blocks = raw.reshape(rows * cols // FORMATS[name.upper()].block, -1)
     for at in SCALES[name.upper()]:
         put_scale(name.upper(), blocks, at, np.float32(0.01))
     m = Matrix(name, rows, cols, repacked(best, name, raw), values(name.upper(), raw).astype("f8"))
@@ -229,7 +233,8 @@ def test_the_largest_integers_fit(best, name, form):
     x[2::2] = np.sign(activations(11, cols))
     x[3::2, ::3] = -np.float32(128 / 32512)  # as two bytes: 0 and -128
     got = product(best, m, x, form=form)
-    want = rounded(x, {"k8": 127, "k16": 127 * 256}[form], 256) @ m.values.T
+    ends = 127 if form in ("i8", "k8") else 127 * 256
+    want = rounded(x, ends, 32 * at_once(form)) @ m.values.T
     most = (np.abs(x) @ np.abs(m.values.T)).max(1, keepdims=True)
     assert (np.abs(got - want) <= 1e-6 * most).all()
     for n in (1, 3, 8):

@@ -25,6 +25,8 @@ from rbee_worker.ops.cpu.compiler.emit import (
     i32,
 )
 
+SMALL = 127  # of unsigned bytes: a pair of products with signed ones fits into 16 bits
+
 
 def dot(b: Builder, how: str, acc: Value, u: Value, s: Value) -> Value:
     """acc[lane] + sum of 4 products: u's bytes unsigned (0..255) times s's bytes signed. Exact.
@@ -62,6 +64,37 @@ def _maddubs(b: Builder, acc: Value, u: Value, s: Value) -> Value:
         ]
         acc = b.add(acc, _join(b, sums))
     return acc
+
+
+def small_dots(
+    b: Builder, acc: Sequence[Value], us: Sequence[Value], ss: Sequence[Sequence[Value]], top: int
+) -> list[Value]:
+    """For AVX2 without VNNI: for each token acc[lane] + the products of all bytes of `us`, at most
+    `top` <= SMALL, and of that token's `ss`, as `dot` of one vector after another. Exact.
+
+    vpmaddubsw multiplies and adds pairs as 16-bit numbers, of which several fit into 16 bits
+    together. Half a vector at a time: sums of 8 tokens then have a register each.
+    """
+    together = 32767 // (2 * top * 128)
+    bytes_half, words_half = ir.VectorType(i8, 32), ir.VectorType(i16, 16)
+    ones, wide = const(1, words_half), ir.VectorType(i32, 8)
+    halves = []
+    for half in range(2):
+        totals: list[Value | None] = [None] * len(acc)
+        for first in range(0, len(us), together):
+            words: list[Value | None] = [None] * len(acc)
+            for k in range(first, min(first + together, len(us))):
+                u = _parts(b, b.bitcast(us[k], BYTES), bytes_half)[half]
+                for t, s in enumerate(ss):
+                    signed = _parts(b, b.bitcast(s[k], BYTES), bytes_half)[half]
+                    pairs = call(b, "llvm.x86.avx2.pmadd.ub.sw", words_half, (u, signed))
+                    words[t] = pairs if words[t] is None else b.add(words[t], pairs)
+            for t, found in enumerate(words):
+                sums = call(b, "llvm.x86.avx2.pmadd.wd", wide, (found, ones))
+                totals[t] = sums if totals[t] is None else b.add(totals[t], sums)
+        halves.append(totals)
+    joined = (_join(b, [low, high]) for low, high in zip(*halves, strict=True))
+    return [b.add(a, sums) for a, sums in zip(acc, joined, strict=True)]
 
 
 def _sdot(b: Builder, acc: Value, u: Value, s: Value) -> Value:

@@ -131,6 +131,11 @@ class Pen:
     isplat = _loads(s.splat_i32)  # all lanes the 32-bit integer at p
 
     @property
+    def multiplies(self) -> str:
+        """How the processor multiplies bytes: `Isa.dot`."""
+        return isa.dot_of(self.target)
+
+    @property
     def native_f16(self) -> bool:
         """Whether the processor converts half precision itself."""
         return isa.converts_f16(self.target)

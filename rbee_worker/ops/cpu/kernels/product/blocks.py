@@ -34,13 +34,14 @@ class Encoding:
     """How unsigned bytes u encode a block's weights: w = d * (u - offset) + m.
 
     halves: d and m change after 16 columns. offset: a power of two, or 0. mins: there is an m.
-    most: the largest magnitude of u - offset, where there are halves.
+    most: the largest magnitude of u - offset, where there are halves. top: the largest u.
     """
 
     halves: bool = False
     offset: int = 0
     mins: bool = False
     most: int = 0
+    top: int = 255
 
 
 class Block(NamedTuple):
@@ -223,16 +224,16 @@ def _signed_scales(pen: Pen, p: Ref, j: Ref) -> tuple[Vec, Vec]:
 
 
 BLOCKS: dict[str, tuple[Callable[[Pen, Ref, Ref], Block], Encoding]] = {
-    "q4_0": (q4_0, Encoding(offset=8)),
-    "q4_1": (q4_1, Encoding(mins=True)),
-    "q5_0": (q5_0, Encoding(offset=16)),
-    "q5_1": (q5_1, Encoding(mins=True)),
+    "q4_0": (q4_0, Encoding(offset=8, top=15)),
+    "q4_1": (q4_1, Encoding(mins=True, top=15)),
+    "q5_0": (q5_0, Encoding(offset=16, top=31)),
+    "q5_1": (q5_1, Encoding(mins=True, top=31)),
     "q8_0": (q8_0, Encoding(offset=128)),
-    "q2_k": (q2_k, Encoding(halves=True, mins=True, most=3)),
-    "q3_k": (q3_k, Encoding(halves=True, offset=4, most=4)),
-    "q4_k": (q4_k, Encoding(mins=True)),
-    "q5_k": (q5_k, Encoding(mins=True)),
-    "q6_k": (q6_k, Encoding(halves=True, offset=32, most=32)),
+    "q2_k": (q2_k, Encoding(halves=True, mins=True, most=3, top=3)),
+    "q3_k": (q3_k, Encoding(halves=True, offset=4, most=4, top=7)),
+    "q4_k": (q4_k, Encoding(mins=True, top=15)),
+    "q5_k": (q5_k, Encoding(mins=True, top=31)),
+    "q6_k": (q6_k, Encoding(halves=True, offset=32, most=32, top=63)),
     "iq4_nl": (iq4_nl, Encoding(offset=128)),
     "iq4_xs": (iq4_xs, Encoding(offset=128)),
     "mxfp4": (mxfp4, Encoding(offset=128)),

@@ -20,8 +20,8 @@ from typing import Any
 from rbee_worker.ops.cpu.compiler import emit as e
 from rbee_worker.ops.cpu.compiler.simd import Int, Ptr, op
 from rbee_worker.ops.cpu.compiler.vec import Pen, Ref, Vec
-from rbee_worker.ops.cpu.kernels.product.blocks import BLOCKS, RAISED, Block, Encoding
-from rbee_worker.ops.cpu.kernels.product.steps import dots, prefetch, sums_type
+from rbee_worker.ops.cpu.kernels.product.blocks import BLOCKS, Block, Encoding
+from rbee_worker.ops.cpu.kernels.product.steps import dots, prefetch, raises, sums_type
 from rbee_worker.ops.cpu.shared.forms import BYTES, CELL, LOW, SCALE, SUM, TOKENS, UNIT
 from rbee_worker.ops.cpu.shared.held import HELD
 
@@ -172,7 +172,7 @@ def add_block(
 ) -> list[Vec]:
     """Totals plus a block's part of H (plane 0) or L (plane 1), for the tokens from x on."""
     xs = [x + BYTES[form] * t for t in range(len(totals))]
-    raised = RAISED if block.raised and len(xs) == 1 else 0
+    raised = raises(pen, block, len(xs))
     assert block.scale is not None
     less = (LESS_HIGH, LESS_LOW)[plane]
     runs = [range(4), range(4, 8)] if encoding.halves else [range(8)]
@@ -180,7 +180,7 @@ def add_block(
         places = less[half : half + 1] if encoding.halves else less
         starts = [start(pen, encoding, at, places, raised) for at in xs]
         bytes_at = [at + planes(form)[plane] for at in xs]
-        sums = dots(pen, starts, block, raised, bytes_at, run)
+        sums = dots(pen, starts, block, raised, bytes_at, run, top=encoding.top)
         totals = [total + s * scale for total, s in zip(totals, sums, strict=True)]
     return totals
 

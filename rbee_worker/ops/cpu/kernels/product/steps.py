@@ -21,6 +21,7 @@ from collections.abc import Callable
 from typing import Any
 
 from rbee_worker.ops.cpu.compiler import emit as e
+from rbee_worker.ops.cpu.compiler.dots import SMALL, small_dots
 from rbee_worker.ops.cpu.compiler.simd import F32x16, Int, Ptr, Tuple, Void, op
 from rbee_worker.ops.cpu.compiler.vec import Pen, Ref, Vec
 from rbee_worker.ops.cpu.kernels.product.blocks import BLOCKS, RAISED, Block, Encoding, floats
@@ -91,24 +92,43 @@ def _integers(
 
 def _wholes(pen: Pen, block: Block, encoding: Encoding, xs: list[Ref], form: str) -> list[Vec]:
     """For each token the integer product; |sum| < 2^31 in every format."""
-    raised = RAISED if block.raised and len(xs) == 1 else 0  # it gains nothing with more tokens
+    raised = raises(pen, block, len(xs))
     starts = [_start(pen, encoding, x, raised) for x in xs]
     if form == "i8":
-        return dots(pen, starts, block, raised, xs)
+        return dots(pen, starts, block, raised, xs, top=encoding.top)
     zeros = [pen.izeros()] * len(xs)
-    high = dots(pen, zeros, block, raised, xs)
-    low = dots(pen, starts, block, raised, [x + LOW for x in xs])
+    high = dots(pen, zeros, block, raised, xs, top=encoding.top)
+    low = dots(pen, starts, block, raised, [x + LOW for x in xs], top=encoding.top)
     return [a + (b << 8) for a, b in zip(low, high, strict=True)]
 
 
+def raises(pen: Pen, block: Block, tokens: int) -> int:
+    """By how many bits weights are multiplied raised: it gains nothing with several tokens, nor
+    where raised bytes are too large for `small_dots`."""
+    return RAISED if block.raised and tokens == 1 and pen.multiplies != "maddubs" else 0
+
+
 def dots(
-    pen: Pen, acc: list[Vec], block: Block, raised: int, xs: list[Ref], run: range = range(8)
+    pen: Pen,
+    acc: list[Vec],
+    block: Block,
+    raised: int,
+    xs: list[Ref],
+    run: range = range(8),
+    *,
+    top: int = 255,
 ) -> list[Vec]:
-    """acc / 2^raised + the products of the columns that vectors `run` hold.
+    """acc / 2^raised + the products of the columns that vectors `run` hold. top: the largest of
+    their bytes.
 
     Several tokens hide each other's latency. One token takes two chains instead; the one that
     begins with acc may multiply raised weights.
     """
+    if pen.multiplies == "maddubs" and top <= SMALL:
+        words = [w.value for w in block.w[run.start : run.stop]]
+        splats = [[pen.isplat(x + 4 * k).value for k in run] for x in xs]
+        found = small_dots(pen.b, [a.value for a in acc], words, splats, top)
+        return [pen.vec(v) for v in found]
 
     def chain(acc: list[Vec], words: list[Vec], first: int) -> list[Vec]:
         for k, w in enumerate(words, first):
