@@ -91,6 +91,7 @@ def test_products(form: str, m: int, rows: int, k: int, shape: SkinnyShape) -> N
     assert not workspace.counters(64).any()
 
 
+@pytest.mark.usefixtures("rows_alike")
 def test_a_row_of_integers_is_the_same_among_any_number_of_rows() -> None:
     """To the bit, with the shapes of the table for up to 8 rows and for more."""
     workspace = Workspace(torch.device(DEVICE))

@@ -169,6 +169,7 @@ def test_activations(kind, device):
     assert error(m.run(device, torch.float32), m.exact(torch.float32)) < 2e-6
 
 
+@pytest.mark.usefixtures("rows_alike")
 def test_a_row_does_not_depend_on_the_others(form, device, dtypes):
     m = Mixture(21 if form == "many" else 4, "clamped", kind="gelu_quick")
     for dtype in dtypes:

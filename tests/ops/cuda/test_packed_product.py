@@ -193,6 +193,7 @@ def test_a_residual_is_added_and_the_sum_is_normed_for_the_next_product(device, 
         assert torch.allclose(to.squares, alone.squares, rtol=1e-6)
 
 
+@pytest.mark.usefixtures("rows_alike")
 def test_rows_of_activations_do_not_change_each_other(device):
     """Computed alone, in pairs, eight at a time or as what is left of nine: the same bits."""
     part, _ = matrix("Q4_K", 32, 512, device)

@@ -91,6 +91,7 @@ def test_few_rows(dtype: torch.dtype, case: tuple, m: int, rows: int, k: int) ->
     assert not workspace.counters(64).any()
 
 
+@pytest.mark.usefixtures("rows_alike")
 def test_a_row_does_not_depend_on_the_others() -> None:
     """To the bit, among steps of one padded size."""
     w, workspace = randn(64, 256, seed=1), Workspace(torch.device(DEVICE))

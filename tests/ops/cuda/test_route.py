@@ -22,6 +22,7 @@ def logits_of(n: int, count: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(n, count, generator=torch.Generator().manual_seed(seed)) * 2
 
 
+@pytest.mark.usefixtures("rows_alike")
 @pytest.mark.parametrize(
     ("name", "count"),
     [
@@ -90,6 +91,7 @@ def test_ties_and_odd_numbers(score: str, device: str) -> None:
         assert found[2].isnan().all()
 
 
+@pytest.mark.usefixtures("rows_alike")
 def test_many_rows_equal_each_alone(device: str) -> None:
     """Few rows are ranked in another way than many; sums of weights may have another order."""
     logits = logits_of(66, 16).to(device)

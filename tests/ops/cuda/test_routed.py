@@ -29,6 +29,7 @@ CASES = {
 }
 
 
+@pytest.mark.usefixtures("rows_alike")
 @pytest.mark.parametrize("name", CASES)
 def test_against_float64_and_against_its_parts(
     name: str, device: str, dtypes: list[torch.dtype]

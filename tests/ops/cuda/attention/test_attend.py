@@ -124,6 +124,7 @@ def test_no_rows() -> None:
     assert nothing.shape == (0, 32)
 
 
+@pytest.mark.usefixtures("rows_alike")
 @pytest.mark.parametrize("options", [{}, {"softcap": 2.0, "window": 50}], ids=str)
 def test_a_chunk_of_a_prompt_is_as_the_whole(options: dict[str, Any]) -> None:
     """Bitwise: a row's tiles of keys do not depend on the rows beside it."""

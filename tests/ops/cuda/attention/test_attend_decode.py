@@ -77,6 +77,7 @@ def test_splits_are_combined_a_few_at_a_time(group: int, width: int) -> None:
     Step(case, Before()).check(tiles=Tiles(16, 16, 16, 1, 1, 1))
 
 
+@pytest.mark.usefixtures("rows_alike")
 def test_a_row_does_not_depend_on_the_batch() -> None:
     many = Step(Case([1] * 40, [70] + [3] * 39, 2, 1, 16, 16), Before(16))
     batch = many.run(invariant=True)
