@@ -34,6 +34,8 @@ class Source:
     turn_stops: tuple[str, ...] = ()
     stages: Path | None = None
     tower: Path | None = None
+    path: Path = Path("test")
+    classifies: bool = False
 
 
 def train_byte_level(
