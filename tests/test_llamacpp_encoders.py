@@ -110,7 +110,7 @@ def test_a_converted_reranker_scores_as_its_card_says(files: Files) -> None:
     query, document = "what do bees eat?", "bees eat nectar"
     pairs = open_text(ckpt).pairs
     assert pairs is not None
-    prompt, _ = pairs.written(query, document, None)
+    prompt, *_ = pairs.written(query, document, None)
     ids = rerankers.opened(files.work / RERANKER)[1].encode(prompt)
     engine, info = load_engine(Settings(model=str(ckpt.path), threads=1), lambda _: None)
     submit(engine, "pair", ids, Pool(how="last", head=True))
