@@ -8,6 +8,8 @@ sum of a chunk's logarithms of decays up to a row, and h the states before it, w
 and then a row gives q_i (e^G_i h + the sum over j <= i of e^(G_i - G_j) k_j n_j). Nothing here but
 h and n depends on the state: `_matrices` and `_inverses` compute it for all chunks side by side,
 `_chunks` goes through the chunks of a sequence with some columns of one head in registers.
+
+No step uses it yet: docs/gpu.md says what was found on a GPU.
 """
 
 from __future__ import annotations
@@ -31,7 +33,6 @@ from rbee_worker.ops.cuda.kernels.recurrence.inverse import write_inverse
 from rbee_worker.ops.cuda.kernels.recurrence.rows import Sequences, by_row, softplus
 from rbee_worker.ops.cuda.kernels.recurrence.segments import places
 
-FROM = 64  # rows of the longest sequence from which on chunks are faster
 ROWS = 64  # of a chunk
 _COLUMNS, _WARPS = 32, 4  # of a program where there are few, else both twice as many
 _PROGRAMS = 264  # from which on there are many

@@ -4,6 +4,8 @@ Dao and Gu 2024, section 6: in a chunk the result is a product of matrices (c b^
 weighted by the decay between its two rows) x, to which comes what the state before the chunk gives.
 A program goes through the chunks of one sequence with some columns of one head, whose states it
 keeps in registers.
+
+No step uses it yet: docs/gpu.md says what was found on a GPU.
 """
 
 from __future__ import annotations
@@ -25,7 +27,6 @@ from rbee_worker.ops.cuda.kernels.recurrence.exact import (
 )
 from rbee_worker.ops.cuda.kernels.recurrence.rows import Sequences, by_row, silu, softplus
 
-FROM = 64  # rows of the longest sequence from which on chunks are faster
 _ROWS = 64  # of a chunk
 _COLUMNS, _WARPS = 32, 4  # of a program where there are few, else both twice as many
 _PROGRAMS = 264  # from which on there are many

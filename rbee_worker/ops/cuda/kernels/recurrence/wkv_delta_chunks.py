@@ -9,6 +9,8 @@ for j < t (Yang et al. 2024, Parallelizing Linear Transformers with the Delta Ru
 y is e^G r h less the same of r and u a times s, plus that of r and c times v, for j <= t. Nothing
 but h, s and y depends on the state: the rest is computed for all chunks side by side, and a program
 then goes through the chunks of a sequence with some value columns of one head.
+
+No step uses it yet: docs/gpu.md says what was found on a GPU.
 """
 
 from __future__ import annotations
@@ -29,7 +31,6 @@ from rbee_worker.ops.cuda.kernels.recurrence.exact import both_dot, left_dot, wa
 from rbee_worker.ops.cuda.kernels.recurrence.rows import Sequences, by_row
 from rbee_worker.ops.cuda.kernels.recurrence.segments import places
 
-FROM = 64  # rows of the longest sequence from which on chunks are faster
 ROWS = 64  # of a chunk
 _COLUMNS, _WARPS = 32, 4  # of a program
 _LEAST = tl.constexpr(1e-12)  # length of a direction before it is one
