@@ -42,7 +42,7 @@ test: $(DEV)/.test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) -m "$(QUICK)" $(TEST_ARGS)
 
 test-slow: $(DEV)/.test
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n $(TEST_JOBS) -m "$(SLOW)" $(TEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) -m "$(SLOW)" $(TEST_ARGS)
 
 test-long: $(DEV)/.test $(CLIENTS)/.ready
 	RBEE_TEST_CLIENTS=$(CLIENTS) $(BIN)/python -m pytest -m long $(TEST_ARGS)
@@ -76,7 +76,7 @@ test-latest:
 	$(LATEST)/bin/python $(PIP) --upgrade --upgrade-strategy eager --editable ".[test]"
 	$(LATEST)/bin/python -m pip list
 	OMP_NUM_THREADS=1 $(LATEST)/bin/python -m pytest -n $(TEST_JOBS) $(LATEST_ARGS) -m "$(QUICK)" $(TEST_ARGS)
-	OMP_WAIT_POLICY=PASSIVE $(LATEST)/bin/python -m pytest -n $(TEST_JOBS) $(LATEST_ARGS) -m "$(SLOW)" $(TEST_ARGS)
+	OMP_NUM_THREADS=1 $(LATEST)/bin/python -m pytest -n $(TEST_JOBS) $(LATEST_ARGS) -m "$(SLOW)" $(TEST_ARGS)
 
 # Writes constraints.txt anew: the newest versions that pyproject.toml allows, for every system and Python >= 3.11, by
 # `uv pip compile` (uv's own configuration says where it looks, PIP_ARGS does not). Then run .ci/run.

@@ -178,7 +178,13 @@ def test_chunked_prefill_is_bitwise_whole(arch: Arch, folder: Path) -> None:
     model, tokens = ours(arch, folder), prompt(arch.prompt)
     driver = Driver(model)
     (whole,) = driver.feed([(driver.start(tokens), len(tokens))])
-    for chunks in ([1] * arch.prompt, [17, 1, 16, arch.prompt - 34], [3, arch.prompt - 3]):
+    # Tokens one by one begin and end a prompt; each crosses a block's end.
+    ones = [1] * 18
+    for chunks in (
+        [*ones, arch.prompt - 36, *ones],
+        [17, 1, 16, arch.prompt - 34],
+        [3, arch.prompt - 3],
+    ):
         seq = driver.start(tokens)
         parts = [driver.feed([(seq, n)])[0] for n in chunks]
         assert torch.equal(torch.cat(parts), whole), chunks

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rbee_worker.checkpoint import open_checkpoint
+import numpy as np
+from numpy.typing import NDArray
+
+from rbee_worker.checkpoint import Checkpoint, open_checkpoint
 from rbee_worker.models import build_model
 from rbee_worker.ops.reference.ops import ReferenceOps
 from rbee_worker.ops.reference.stepwise import ReferenceStepwise
@@ -36,3 +39,12 @@ def compared(path: Path) -> Comparison:
     ckpt = open_checkpoint(str(path))
     model = build_model(ckpt, ReferenceOps("cpu", "f32"))
     return compare(ReferenceStepwise(model), hf_trace(load_oracle(ckpt).model, TOKENS), TOKENS)
+
+
+def exact_logits(ckpt: Checkpoint) -> NDArray[np.float32]:
+    """transformers' logits of the tokens, computed in float64: in float32 its own error of a few
+    rows (a long recurrence, say) is larger than the bounds that kernels are held to."""
+    model = load_oracle(ckpt).model
+    if hasattr(model, "set_experts_implementation"):
+        model.set_experts_implementation("eager")  # products in groups have no float64
+    return hf_trace(model.double(), TOKENS).logits

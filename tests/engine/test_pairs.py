@@ -160,9 +160,14 @@ def test_penalties_count_the_answer_and_not_the_source(backend: str) -> None:
     assert run.answers["a"].ids == want[0, 1:].tolist()
 
 
-@pytest.mark.parametrize("backend", [pytest.param("reference", marks=pytest.mark.slow), "cpu"])
 @pytest.mark.parametrize(
-    "name", ["flan", *(pytest.param(name, marks=pytest.mark.slow) for name in ("t5", "umt5"))]
+    ("name", "backend"),
+    [
+        ("flan", "cpu"),
+        *(pytest.param(name, "cpu", marks=pytest.mark.slow) for name in ("t5", "umt5")),
+        pytest.param("flan", "reference", marks=pytest.mark.slow),
+        *(pytest.param(name, "reference", marks=pytest.mark.long) for name in ("t5", "umt5")),
+    ],
 )
 def test_random_schedules_give_the_same_bits(name: str, backend: str) -> None:
     """Batches, preemption, requests that go on after a restart, cancelled ones, drafts."""

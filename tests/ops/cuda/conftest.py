@@ -8,6 +8,14 @@ import pytest
 ON_CARD = os.environ.get("RBEE_TEST_GPU") == "1"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def quick_interpreter() -> None:
+    if not ON_CARD:
+        from tests.ops.cuda.interpreter import quicken
+
+        quicken()
+
+
 @pytest.fixture(scope="session")
 def device():
     """Where the kernels run."""

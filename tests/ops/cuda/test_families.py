@@ -1,9 +1,11 @@
-"""Whole models of the cuda backend against transformers in float32, family by family."""
+"""Whole models of the cuda backend against transformers, family by family."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ from rbee_worker.verify.oracle import load_oracle
 from rbee_worker.verify.whole import whole_numbers
 from tests import encoders, rerankers
 from tests.archs import ARCHS, Arch
-from tests.archs.measure import TOKENS, files
+from tests.archs.measure import GGUF, SAFETENSORS, TOKENS, exact_logits, files
 from tests.ops.cuda.near import DEVICE
 
 QUICK = {"llama"}
@@ -45,29 +47,34 @@ SLOW = {
 BOUND = 2e-5 if DEVICE == "cpu" else 4e-5  # of the largest logit; a card's e^x has 2 ulp
 
 
-def mark(arch: Arch) -> tuple[pytest.MarkDecorator, ...]:
-    if arch.id in QUICK:
-        return ()
-    return (pytest.mark.slow if arch.id in SLOW else pytest.mark.long,)
+def cases() -> Iterator[Any]:
+    """Every row's files. The GGUF file of an `exact` row holds what the other one holds, bit for
+    bit (tests/test_archs.py), and is for the long suite."""
+    for arch in ARCHS:
+        marks = () if arch.id in QUICK else (pytest.mark.slow,)
+        if arch.id not in QUICK | SLOW:
+            marks = (pytest.mark.long,)
+        yield pytest.param(arch, SAFETENSORS, id=arch.id, marks=marks)
+        if arch.gguf_arch is not None:
+            marks = (pytest.mark.long,) if arch.exact else marks
+            yield pytest.param(arch, GGUF, id=f"{arch.id}-{GGUF}", marks=marks)
 
 
-@pytest.mark.parametrize("arch", [pytest.param(a, id=a.id, marks=mark(a)) for a in ARCHS])
-def test_logits(arch: Arch, tmp_path: Path) -> None:
-    """All rows of one prompt, in each of the family's files."""
-    for kind, path in files(arch, tmp_path).items():
-        settings = Settings(model=str(path), backend="cuda")
-        ops = backend("cuda").ops(settings, "f32", weight_bytes=0, progress=lambda *_: None)
-        ckpt = open_checkpoint(str(path))
-        model = CudaModel(build_model(ckpt, ops), graphs=False)
-        blocks = [len(TOKENS) // 16 + 3] * len(model.groups)
-        state = CudaState(
-            model.groups, blocks, 2, block_size=16, dtype="f32", device=ops.device, drawn=ops.drawn
-        )
-        batch = state.stage(whole_numbers(model.groups, TOKENS))
-        got = model.head(model.hidden(batch)).cpu().numpy()
-        want = hf_trace(load_oracle(ckpt).model, TOKENS).logits
-        far = np.abs(got - want).max() / np.abs(want).max()
-        assert far < BOUND, (kind, far)
+@pytest.mark.parametrize(("arch", "kind"), cases())
+def test_logits(arch: Arch, kind: str, tmp_path: Path) -> None:
+    """All rows of one prompt."""
+    ckpt = open_checkpoint(str(files(arch, tmp_path)[kind]))
+    settings = Settings(model=str(ckpt.path), backend="cuda")
+    ops = backend("cuda").ops(settings, "f32", weight_bytes=0, progress=lambda *_: None)
+    model = CudaModel(build_model(ckpt, ops), graphs=False)
+    blocks = [len(TOKENS) // 16 + 3] * len(model.groups)
+    state = CudaState(
+        model.groups, blocks, 2, block_size=16, dtype="f32", device=ops.device, drawn=ops.drawn
+    )
+    batch = state.stage(whole_numbers(model.groups, TOKENS))
+    got = model.head(model.hidden(batch)).cpu().numpy()
+    want = exact_logits(ckpt)
+    assert np.abs(got - want).max() / np.abs(want).max() < BOUND
 
 
 _MORE = [pytest.param(n, marks=pytest.mark.slow) for n in ("falcon-7b", "qwen2-moe", "jamba")]
@@ -88,7 +95,7 @@ def test_sampled_rows(name: str, tmp_path: Path) -> None:
     rows = np.array([len(TOKENS) - 1, 0, 5])
     numbers = replace(whole_numbers(model.groups, TOKENS), sample_rows=rows)
     got = model.logits(state.stage(numbers)).cpu().numpy()
-    want = hf_trace(load_oracle(ckpt).model, TOKENS).logits
+    want = exact_logits(ckpt)
     assert got.shape == (3, want.shape[1])
     assert np.abs(got - want[rows]).max() / np.abs(want).max() < BOUND
 
