@@ -46,7 +46,7 @@ def greedy_64() -> list[list[int]]:
     return [greedy(hf, tokenizer.encode(text), 64) for text in PROMPTS]
 
 
-@pytest.mark.parametrize("kv_dtype", ["auto", "f32"])
+@pytest.mark.parametrize("kv_dtype", ["auto", pytest.param("f32", marks=pytest.mark.long)])
 def test_greedy_equals_transformers(greedy_64: list[list[int]], kv_dtype: str) -> None:
     """64 tokens for each of five prompts, together in one batch."""
     w = Worker(model="smollm2", backend="reference", kv_dtype=kv_dtype)

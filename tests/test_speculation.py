@@ -26,7 +26,7 @@ from tests import tiny
 
 WINDOW = {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": 19}
 BACKENDS = ("cpu", "reference")
-SOME = {"cpu": 50, "reference": 20}  # requests; the slow tests have a thousand of each
+SOME = {"cpu": 50, "reference": 20}  # requests; the slow and the long tests have a thousand of each
 SPECULATE = ("off", "ngram")
 PENALTIES = {"repetition_penalty", "presence_penalty", "frequency_penalty"}
 KINDS: dict[str, dict[str, Any]] = {"whole": {}, "windowed": WINDOW}
@@ -237,15 +237,22 @@ def test_in_fewer_bits_too(paths: dict[str, Path], backend: str, types: dict[str
     compare(paths["whole"], backend, range(50 - SOME[backend], 50), **types)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    ("backend", "count"),
+    [
+        pytest.param("cpu", 500, marks=pytest.mark.slow),
+        pytest.param("reference", 100, marks=pytest.mark.slow),
+        pytest.param("reference", 500, marks=pytest.mark.long),
+    ],
+)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_thousand_requests_are_told_the_same(
-    paths: dict[str, Path], backend: str, kind: str
+    paths: dict[str, Path], backend: str, count: int, kind: str
 ) -> None:
+    """Of both kinds together."""
     start = 1000 + 500 * list(KINDS).index(kind)
-    seen = compare(paths[kind], backend, range(start, start + 500))
-    assert seen["EOS"]
+    seen = compare(paths[kind], backend, range(start, start + count))
+    assert seen["EOS"] or count < 500  # one in some hundreds
     assert seen["CONTEXT_FULL"] == 0  # max_tokens is checked against the context
 
 
