@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -93,23 +94,34 @@ def _in_template(
         for name, one in (("query", request.prompt), ("document", request.pair))
     ]
     first, second = (_beginning(one, text.tokenizer, most, usual) for one in given)
-    prompt, before, tail = text.pairs.written(first, second, request.instruction)
-    ids = tuple(text.tokenizer.encode(prompt, add_special=False))
+
+    def encoded(written: str) -> tuple[int, ...]:
+        return tuple(text.tokenizer.encode(written, add_special=False))
+
+    def asked(document: str) -> tuple[str, str, str]:
+        assert text.pairs is not None
+        return text.pairs.written(first, document, request.instruction)
+
+    prompt, before, tail = asked(second)
+    ids = encoded(prompt)
     unread = sum(map(len, given)) - len(first) - len(second)
     if len(ids) <= most or not request.truncate:
         return ids, len(ids), unread
-    end = tuple(text.tokenizer.encode(tail, add_special=False))
-    if len(end) >= most or ids[len(ids) - len(end) :] != end:
-        message = f"has {len(ids)} tokens and cannot be cut to {most} in the model's template"
-        raise InvalidRequest([FieldError("prompt", f"<= {most} tokens", message)])
-    taken = len(text.tokenizer.encode(before, add_special=False)) + len(end)
+    end = encoded(tail)
+    taken = len(encoded(before)) + len(end)
     if taken >= most:
         message = (
             f"cannot be cut: the first text and the template have {taken} tokens without it and "
             f"the limit is {most}, so nothing of it would be left"
         )
         raise InvalidRequest([FieldError("prompt", f"<= {most} tokens", message)])
-    return ids[: most - len(end)] + end, len(ids), unread
+    if ids[len(ids) - len(end) :] == end:
+        return ids[: most - len(end)] + end, len(ids), unread
+    # One token is of both the text and what follows it: as many characters as fit are left.
+    fits = bisect_left(
+        range(len(second)), True, key=lambda size: len(encoded(asked(second[:size])[0])) > most
+    )
+    return encoded(asked(second[: max(fits - 1, 0)])[0])[:most], len(ids), unread
 
 
 def _beginning(text: str, tokenizer: Tokenizer, most: int, usual: int) -> str:

@@ -150,6 +150,29 @@ def test_sentence_transformers_files(alone: bool, tmp_path: Path) -> None:
         assert pairs["origin"] == "1_LogitScore/config.json"
 
 
+def test_a_token_of_a_document_and_of_what_follows_it(tmp_path: Path) -> None:
+    """A document is cut to the characters that fit, where the template goes on within a token."""
+    chat = rerankers.CHAT.replace("| first }}<|im_end|>", "| first }}es<|im_end|>")
+    path = write(tmp_path, chat=chat)
+    yes, no = (vocabulary().index(word) for word in ("yes", "no"))
+    rerankers.as_sentence_transformers(path, ids=(yes, no))
+    model, tokenizer = opened(path)
+    document = "the bee hums by " * 60 + "y" * 400
+
+    def rendered(cut: str) -> list[int]:
+        messages = [{"role": "query", "content": QUERY}, {"role": "document", "content": cut}]
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        ids: list[int] = tokenizer(text, add_special_tokens=False).input_ids
+        return ids
+
+    fits = max(n for n in range(len(document)) if len(rendered(document[:n])) <= 512)
+    assert yes in rendered(document)
+    with served(path, ctx=512) as server, torch.inference_mode():
+        (found,) = scores(server, documents=[document], truncate=True)
+        logits = model(torch.tensor([rendered(document[:fits])])).logits[0, -1].double()
+    assert close([found], [float((logits[yes] - logits[no]).sigmoid())])
+
+
 @pytest.mark.parametrize("classes", [1, 3])
 def test_a_head_for_classes(classes: int, tmp_path: Path) -> None:
     """Both texts as the tokenizer puts them together; ids that end with padding."""
