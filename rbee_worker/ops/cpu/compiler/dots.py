@@ -23,6 +23,7 @@ from rbee_worker.ops.cpu.compiler.emit import (
     i8,
     i16,
     i32,
+    vector,
 )
 
 SMALL = 127  # of unsigned bytes: a pair of products with signed ones fits into 16 bits
@@ -189,11 +190,11 @@ def lookup(b: Builder, how: str, table: Sequence[int], nibbles: Value) -> Value:
     """Each byte of `nibbles` (0..15, in an I32 vector) replaced by table[byte], 16 bytes."""
     index = b.bitcast(nibbles, BYTES)
     if how == "vnni512":
-        entries = ir.Constant(BYTES, [t & 0xFF for t in table] * 4)
+        entries = vector([t & 0xFF for t in table] * 4, i8)
         return b.bitcast(call(b, "llvm.x86.avx512.pshuf.b.512", BYTES, (entries, index)), I32)
     if how in ("vnni256", "maddubs"):
         half = ir.VectorType(i8, 32)
-        entries = ir.Constant(half, [t & 0xFF for t in table] * 2)
+        entries = vector([t & 0xFF for t in table] * 2, i8)
         halves = [
             call(b, "llvm.x86.avx2.pshuf.b", half, (entries, part))
             for part in _parts(b, index, half)
@@ -217,9 +218,7 @@ def _parts(b: Builder, v: Value, kind: ir.VectorType) -> list[Value]:
     undefined = ir.Constant(v.type, ir.Undefined)
     n = kind.count
     return [
-        b.shuffle_vector(
-            v, undefined, ir.Constant(ir.VectorType(i32, n), list(range(start, start + n)))
-        )
+        b.shuffle_vector(v, undefined, vector(range(start, start + n)))
         for start in range(0, v.type.count, n)
     ]
 
@@ -227,7 +226,7 @@ def _parts(b: Builder, v: Value, kind: ir.VectorType) -> list[Value]:
 def _join(b: Builder, parts: list[Value]) -> Value:
     while len(parts) > 1:
         n = 2 * parts[0].type.count
-        order = ir.Constant(ir.VectorType(i32, n), list(range(n)))
+        order = vector(range(n))
         parts = [
             b.shuffle_vector(x, y, order) for x, y in zip(parts[0::2], parts[1::2], strict=True)
         ]

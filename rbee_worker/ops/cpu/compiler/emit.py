@@ -24,9 +24,27 @@ BYTES = ir.VectorType(i8, 4 * LANES)
 void = ir.VoidType()
 
 
+_constants: dict[str, ir.Constant] = {}
+
+
 def const(value: float, kind: ir.VectorType = I32) -> ir.Constant:
     """All lanes hold `value`."""
-    return ir.Constant(kind, [value] * kind.count)
+    return _known(f"{kind} {value!r}", lambda: ir.Constant(kind, [value] * kind.count))
+
+
+def vector(values: Sequence[int], kind: ir.IntType = i32) -> ir.Constant:
+    """These numbers, and as many lanes."""
+    lanes = ir.VectorType(kind, len(values))
+    return _known(f"{lanes} {values!r}", lambda: ir.Constant(lanes, list(values)))
+
+
+def _known(name: str, make: Callable[[], ir.Constant]) -> ir.Constant:
+    """One object however often a constant is written: making and printing its lanes is most of what
+    translating a kernel would cost."""
+    found = _constants.get(name)
+    if found is None:
+        found = _constants[name] = make()
+    return found
 
 
 def call(b: Builder, name: str, result: ir.Type, args: Sequence[Value]) -> Value:
@@ -69,12 +87,12 @@ def at(b: Builder, p: Value, offset: int) -> Value:
 
 def lane_numbers() -> ir.Constant:
     """0, 1, .. 15."""
-    return ir.Constant(I32, list(range(LANES)))
+    return vector(range(LANES))
 
 
 def order(lanes: Sequence[int]) -> ir.Constant:
     """Lane numbers for a shuffle."""
-    return ir.Constant(I32, list(lanes))
+    return vector(lanes)
 
 
 def number(value: int, kind: Any = i64) -> ir.Constant:
@@ -188,7 +206,7 @@ def tree(b: Builder, v: Value, join: Callable[[Builder, Value, Value], Value]) -
     """All lanes joined in one fixed order: lanes 8 apart first, then 4, 2 and 1 apart."""
     undefined = ir.Constant(v.type, ir.Undefined)
     for step in (8, 4, 2, 1):
-        order = ir.Constant(I32, [(lane + step) % LANES for lane in range(LANES)])
+        order = vector([(lane + step) % LANES for lane in range(LANES)])
         v = join(b, v, b.shuffle_vector(v, undefined, order))
     return b.extract_element(v, ir.Constant(i32, 0))
 

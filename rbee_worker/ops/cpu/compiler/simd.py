@@ -90,7 +90,7 @@ def _binary(how: str) -> Emit:
 
 
 def _shuffle(order: Iterable[int]) -> Emit:
-    mask = ir.Constant(e.I32, list(order))
+    mask = e.vector(list(order))
     return lambda b, x, y: b.shuffle_vector(x, y, mask)
 
 
@@ -131,7 +131,7 @@ copy_i32 = op(Void, Ptr, Ptr)(lambda b, to, p: e.store(b, to, e.load(b, p, e.i32
 
 # ---- integers
 zeros_i32 = op(I32x16)(lambda b: e.const(0))
-lanes = op(I32x16)(lambda b: ir.Constant(e.I32, list(range(e.LANES))))  # 0, 1, .. 15
+lanes = op(I32x16)(lambda b: e.vector(range(e.LANES)))  # 0, 1, .. 15
 fill_i32 = op(I32x16, Int)(lambda b, x: _spread(b, x, e.I32))
 iadd = op(I32x16, I32x16, I32x16)(_binary("add"))
 isub = op(I32x16, I32x16, I32x16)(_binary("sub"))

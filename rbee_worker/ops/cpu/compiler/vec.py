@@ -225,9 +225,7 @@ class Pen:
         return self._mixed(first, self._mixed(quarters[2], quarters[3], two), four)
 
     def _mixed(self, x: e.Value, y: e.Value, lanes: Sequence[int]) -> e.Value:
-        return self.b.shuffle_vector(
-            x, y, e.ir.Constant(e.ir.VectorType(e.i32, len(lanes)), [*lanes])
-        )
+        return self.b.shuffle_vector(x, y, e.vector(lanes))
 
     def pick(self, p: Ref, index: Vec, each: int) -> Vec:
         """4 bytes at p + each * index, lane by lane."""
