@@ -18,7 +18,16 @@ from typing import Any
 from rbee_worker.ops.cpu.compiler import simd as s
 from rbee_worker.ops.cpu.compiler.kernel import Kernel, device, kernel
 from rbee_worker.ops.cpu.compiler.simd import Int, Ptr
-from rbee_worker.ops.cpu.kernels.product import amx, amx_bf16, amx_loops, k_steps, panels, steps
+from rbee_worker.ops.cpu.kernels.product import (
+    amx,
+    amx_bf16,
+    amx_loops,
+    k_steps,
+    panel_steps_avx2,
+    panels,
+    panels_avx2,
+    steps,
+)
 from rbee_worker.ops.cpu.kernels.shares import claim
 from rbee_worker.ops.cpu.shared.forms import BYTES, NATIVE, TILES, TOKENS, UNITS, at_once, parse
 from rbee_worker.ops.cpu.shared.held import HELD
@@ -103,6 +112,8 @@ def product(name: str, form: str, tiled: bool = False) -> Callable[..., None]:
     sixteens: Any = amx_loops.product(name, form) if suits else None
     unpacked = panels.suits(name, form)
     many: Any = panels.product(name, form) if unpacked else None
+    in_strips = panel_steps_avx2.suits(name, form)
+    strips: Any = panels_avx2.product(name, form) if in_strips else None
     bf16: Any = amx_bf16.product() if tiled else None
 
     @device
@@ -119,6 +130,9 @@ def product(name: str, form: str, tiled: bool = False) -> Callable[..., None]:
         if unpacked and panels.available() and n >= panels.FEWEST:
             done = n
             many(w, first, last, x, n, y, stride, bias, units, rows, token)
+        if in_strips and panels_avx2.available() and n >= panels_avx2.FEWEST:
+            done = n
+            strips(w, first, last, x, n, y, stride, bias, units, rows, token)
         if tiled and amx_bf16.available():
             done = n
             bf16(
