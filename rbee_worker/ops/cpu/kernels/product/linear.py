@@ -5,9 +5,9 @@ than the format's own. A tile is one group of 16 rows and up to 8 tokens, or 4 o
 token. How weights are read is an argument, because processors differ (`reading.py`): with one token
 4 groups at once or one after another, and which weights are prefetched during the work on these.
 With AMX, products of packed weights take 16 tokens at a time in tile registers (`amx_loops.py`),
-and the rest here; with AVX-512 VNNI alone, many tokens by some formats go by `panels.py`, and with
-AMX-BF16 all products of bfloat16 by `amx_bf16.py`. Every
-(row, token) sums its blocks in ascending order, whichever tile it is in.
+and the rest here; with AVX-512 VNNI alone, many tokens by some formats go by `panels.py`, with AVX2
+and no VNNI 8 tokens and more by `panels_avx2.py`, and with AMX-BF16 all products of bfloat16 by
+`amx_bf16.py`. Every (row, token) sums its blocks in ascending order, whichever tile it is in.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from rbee_worker.ops.cpu.kernels.product import (
     amx_bf16,
     amx_loops,
     k_steps,
-    panel_steps_avx2,
+    panel_layout_avx2,
     panels,
     panels_avx2,
     steps,
@@ -112,7 +112,7 @@ def product(name: str, form: str, tiled: bool = False) -> Callable[..., None]:
     sixteens: Any = amx_loops.product(name, form) if suits else None
     unpacked = panels.suits(name, form)
     many: Any = panels.product(name, form) if unpacked else None
-    in_strips = panel_steps_avx2.suits(name, form)
+    in_strips = panel_layout_avx2.suits(name, form)
     strips: Any = panels_avx2.product(name, form) if in_strips else None
     bf16: Any = amx_bf16.product() if tiled else None
 

@@ -1,10 +1,10 @@
-"""Products with 4 tokens and more on AVX2 without VNNI: weights are unpacked once for all tokens.
+"""Products with 8 tokens and more on AVX2 without VNNI: weights are unpacked once for all tokens.
 
 Such processors have 16 registers, so tiles are small; unpacking weights in each of them would take
 as many instructions as multiplying. A strip of 16 rows and 256 columns is unpacked into a panel,
 which stays in the first-level cache while up to `MOST` tokens are multiplied by it, `TILE` at a
 time. Between two strips of a row, the sums of a few groups of rows are kept in memory.
-`panel_steps_avx2.py` describes panels; results are bitwise those of the tiles in `linear.py`.
+`panel_layout_avx2.py` describes panels; results are bitwise those of the tiles in `linear.py`.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from rbee_worker.ops.cpu.compiler import simd as s
 from rbee_worker.ops.cpu.compiler.kernel import device
 from rbee_worker.ops.cpu.compiler.simd import Int, Ptr, op
 from rbee_worker.ops.cpu.kernels.product import k_steps
-from rbee_worker.ops.cpu.kernels.product.panel_steps_avx2 import (
+from rbee_worker.ops.cpu.kernels.product.panel_layout_avx2 import (
     BLOCKS,
     TILE,
     VECTOR,
     Layout,
     begin,
-    step,
     unpack,
 )
-from rbee_worker.ops.cpu.kernels.product.panels import _clear, _put
+from rbee_worker.ops.cpu.kernels.product.panel_steps_avx2 import step
+from rbee_worker.ops.cpu.kernels.product.panels import clear, put
 from rbee_worker.ops.cpu.shared.forms import BYTES, TOKENS
 from rbee_worker.ops.cpu.shared.held import HELD
 from rbee_worker.ops.cpu.shared.isa import dot_of
 
-FEWEST = TILE  # tokens
-MOST = 128  # tokens of a panel: unpacking is then a fiftieth of the time
+FEWEST = 2 * TILE  # tokens; with fewer, unpacking costs what is gained
+MOST = 64  # tokens of a panel: unpacking is then a thirtieth of the time
 GROUPS = 16  # groups of 16 rows whose sums are kept at a time
 LINE = 64
 
@@ -73,7 +73,7 @@ def _groups(name: str, form: str) -> Callable[..., None]:
     ) -> None:  # fmt: skip
         tiles = s.idiv(n + TILE - 1, TILE)  # of the last one, some tokens may not be used
         each, sums_step = s.idiv(lines + tiles - 1, tiles), tiles * TILE * VECTOR
-        _clear(sums, groups * tiles * TILE)
+        clear(sums, groups * tiles * TILE)
         for u in range(0, units, per):
             blocks = s.smaller(per, units - u) * cells
             for tile in range(tiles):
@@ -83,10 +83,12 @@ def _groups(name: str, form: str) -> Callable[..., None]:
                 other = w + ((g + 1) * units + u) * unit  # the strip that is unpacked next
                 if g + 1 == groups:
                     other = w + (u + per) * unit
-                over_tokens(tiles, x, token, panel, given, sums + g * sums_step, blocks, other, each)
+                over_tokens(
+                    tiles, x, token, panel, given, sums + g * sums_step, blocks, other, each
+                )
             x += x_step
         for t in range(n):
-            _put(sums + VECTOR * t, sums_step, groups, y + 4 * t * stride, bias, rows)
+            put(sums + VECTOR * t, sums_step, groups, y + 4 * t * stride, bias, rows)
 
     return run
 
