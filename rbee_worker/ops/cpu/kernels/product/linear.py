@@ -114,6 +114,7 @@ def product(name: str, form: str, tiled: bool = False) -> Callable[..., None]:
     many: Any = panels.product(name, form) if unpacked else None
     in_strips = panel_layout_avx2.suits(name, form)
     strips: Any = panels_avx2.product(name, form) if in_strips else None
+    eights = panels_avx2.leaves_eights(in_strips)
     bf16: Any = amx_bf16.product() if tiled else None
 
     @device
@@ -159,9 +160,11 @@ def product(name: str, form: str, tiled: bool = False) -> Callable[..., None]:
                 out = y + 64 * g
                 b = bias + 64 * g if bias != 0 else 0
                 t = start
-                while t + 8 <= stop:
-                    tile8(wg, units, x + t * token, out + 4 * t * stride, stride, b, left, ahead)
-                    t += 8
+                if eights():  # else panels take so many, which LLVM does not always find out
+                    while t + 8 <= stop:
+                        p = x + t * token
+                        tile8(wg, units, p, out + 4 * t * stride, stride, b, left, ahead)
+                        t += 8
                 p = x + t * token
                 if t + 4 <= stop:
                     tile4(wg, units, p, out + 4 * t * stride, stride, b, left, ahead)

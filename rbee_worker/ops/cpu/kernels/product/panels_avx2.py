@@ -10,6 +10,7 @@ time. Between two strips of a row, the sums of a few groups of rows are kept in 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from rbee_worker.ops.cpu.compiler import simd as s
 from rbee_worker.ops.cpu.compiler.kernel import device
@@ -36,6 +37,11 @@ LINE = 64
 
 # A constant while a kernel is translated.
 available = op(Int, target=True)(lambda b, target: dot_of(target) == "maddubs")
+
+
+def leaves_eights(has_panels: bool) -> Any:
+    """Such a constant: whether a product, which has panels or not, takes 8 tokens without them."""
+    return op(Int, target=True)(lambda b, target: not (has_panels and dot_of(target) == "maddubs"))
 
 
 def _groups(name: str, form: str) -> Callable[..., None]:
