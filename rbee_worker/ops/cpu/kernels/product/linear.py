@@ -5,9 +5,9 @@ than the format's own. A tile is one group of 16 rows and up to 8 tokens, or 4 o
 token. How weights are read is an argument, because processors differ (`reading.py`): with one token
 4 groups at once or one after another, and which weights are prefetched during the work on these.
 With AMX, products of packed weights take 16 tokens at a time in tile registers (`amx_loops.py`),
-and the rest here; with AVX-512 VNNI alone, many tokens by some formats go by `panels.py`, and with
-AMX-BF16 all products of bfloat16 by `amx_bf16.py`. Every
-(row, token) sums its blocks in ascending order, whichever tile it is in.
+and the rest here; with AVX-512 VNNI alone, many tokens by some formats go by `panels.py`, with AVX2
+and no VNNI 8 tokens and more by `panels_avx2.py`, and with AMX-BF16 all products of bfloat16 by
+`amx_bf16.py`. Every (row, token) sums its blocks in ascending order, whichever tile it is in.
 """
 
 from __future__ import annotations
@@ -18,7 +18,16 @@ from typing import Any
 from rbee_worker.ops.cpu.compiler import simd as s
 from rbee_worker.ops.cpu.compiler.kernel import Kernel, device, kernel
 from rbee_worker.ops.cpu.compiler.simd import Int, Ptr
-from rbee_worker.ops.cpu.kernels.product import amx, amx_bf16, amx_loops, k_steps, panels, steps
+from rbee_worker.ops.cpu.kernels.product import (
+    amx,
+    amx_bf16,
+    amx_loops,
+    k_steps,
+    panel_layout_avx2,
+    panels,
+    panels_avx2,
+    steps,
+)
 from rbee_worker.ops.cpu.kernels.shares import claim
 from rbee_worker.ops.cpu.shared.forms import BYTES, NATIVE, TILES, TOKENS, UNITS, at_once, parse
 from rbee_worker.ops.cpu.shared.held import HELD
@@ -103,6 +112,9 @@ def product(name: str, form: str, tiled: bool = False) -> Callable[..., None]:
     sixteens: Any = amx_loops.product(name, form) if suits else None
     unpacked = panels.suits(name, form)
     many: Any = panels.product(name, form) if unpacked else None
+    in_strips = panel_layout_avx2.suits(name, form)
+    strips: Any = panels_avx2.product(name, form) if in_strips else None
+    eights = panels_avx2.leaves_eights(in_strips)
     bf16: Any = amx_bf16.product() if tiled else None
 
     @device
@@ -119,6 +131,9 @@ def product(name: str, form: str, tiled: bool = False) -> Callable[..., None]:
         if unpacked and panels.available() and n >= panels.FEWEST:
             done = n
             many(w, first, last, x, n, y, stride, bias, units, rows, token)
+        if in_strips and panels_avx2.available() and n >= panels_avx2.FEWEST:
+            done = n
+            strips(w, first, last, x, n, y, stride, bias, units, rows, token)
         if tiled and amx_bf16.available():
             done = n
             bf16(
@@ -145,9 +160,11 @@ def product(name: str, form: str, tiled: bool = False) -> Callable[..., None]:
                 out = y + 64 * g
                 b = bias + 64 * g if bias != 0 else 0
                 t = start
-                while t + 8 <= stop:
-                    tile8(wg, units, x + t * token, out + 4 * t * stride, stride, b, left, ahead)
-                    t += 8
+                if eights():  # else panels take so many, which LLVM does not always find out
+                    while t + 8 <= stop:
+                        p = x + t * token
+                        tile8(wg, units, p, out + 4 * t * stride, stride, b, left, ahead)
+                        t += 8
                 p = x + t * token
                 if t + 4 <= stop:
                     tile4(wg, units, p, out + 4 * t * stride, stride, b, left, ahead)

@@ -47,13 +47,13 @@ available = op(Int, target=True)(
 
 
 @device
-def _clear(p: Ptr, vectors: Int) -> None:
+def clear(p: Ptr, vectors: Int) -> None:
     for n in range(vectors):
         s.store_f32(p + VECTOR * n, s.zeros())
 
 
 @device
-def _put(sums: Ptr, each: Int, groups: Int, y: Ptr, bias: Ptr, rows: Int) -> None:
+def put(sums: Ptr, each: Int, groups: Int, y: Ptr, bias: Ptr, rows: Int) -> None:
     """Write a token's results of all groups, `each` bytes apart."""
     for g in range(groups):
         v = s.load_f32(sums + g * each)
@@ -91,7 +91,7 @@ def _groups(name: str, form: str) -> Callable[..., None]:
     ) -> None:  # fmt: skip
         tiles = s.idiv(n + TOKENS - 1, TOKENS)  # of the last one, some tokens may not be used
         each, sums_step = s.idiv(lines + tiles - 1, tiles), tiles * TOKENS * VECTOR
-        _clear(sums, groups * tiles * TOKENS)
+        clear(sums, groups * tiles * TOKENS)
         for u in range(units):
             for tile in range(tiles):
                 begin(x + tile * TOKENS * token, begun + tile * starts_step)
@@ -103,7 +103,7 @@ def _groups(name: str, form: str) -> Callable[..., None]:
                 over_tokens(tiles, x, token, panel, begun, sums + g * sums_step, other, each)
             x += x_step
         for t in range(n):
-            _put(sums + VECTOR * t, sums_step, groups, y + 4 * t * stride, bias, rows)
+            put(sums + VECTOR * t, sums_step, groups, y + 4 * t * stride, bias, rows)
 
     return run
 
