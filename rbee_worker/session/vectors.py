@@ -109,19 +109,25 @@ def _in_template(
         return ids, len(ids), unread
     end = encoded(tail)
     taken = len(encoded(before)) + len(end)
-    if taken >= most:
+    if taken < most and ids[len(ids) - len(end) :] == end:
+        return ids[: most - len(end)] + end, len(ids), unread
+    # One token is of both the text and what follows it: as many characters as fit are left.
+    fits = (
+        0
+        if taken >= most
+        else bisect_left(
+            range(1, len(second)),
+            True,
+            key=lambda size: len(encoded(asked(second[:size])[0])) > most,
+        )
+    )
+    if not fits:
         message = (
             f"cannot be cut: the first text and the template have {taken} tokens without it and "
             f"the limit is {most}, so nothing of it would be left"
         )
         raise InvalidRequest([FieldError("prompt", f"<= {most} tokens", message)])
-    if ids[len(ids) - len(end) :] == end:
-        return ids[: most - len(end)] + end, len(ids), unread
-    # One token is of both the text and what follows it: as many characters as fit are left.
-    fits = bisect_left(
-        range(len(second)), True, key=lambda size: len(encoded(asked(second[:size])[0])) > most
-    )
-    return encoded(asked(second[: max(fits - 1, 0)])[0])[:most], len(ids), unread
+    return encoded(asked(second[:fits])[0]), len(ids), unread
 
 
 def _beginning(text: str, tokenizer: Tokenizer, most: int, usual: int) -> str:

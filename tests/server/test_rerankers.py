@@ -159,8 +159,8 @@ def test_a_token_of_a_document_and_of_what_follows_it(tmp_path: Path) -> None:
     model, tokenizer = opened(path)
     document = "the bee hums by " * 60 + "y" * 400
 
-    def rendered(cut: str) -> list[int]:
-        messages = [{"role": "query", "content": QUERY}, {"role": "document", "content": cut}]
+    def rendered(cut: str, query: str = QUERY) -> list[int]:
+        messages = [{"role": "query", "content": query}, {"role": "document", "content": cut}]
         text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         ids: list[int] = tokenizer(text, add_special_tokens=False).input_ids
         return ids
@@ -170,6 +170,13 @@ def test_a_token_of_a_document_and_of_what_follows_it(tmp_path: Path) -> None:
     with served(path, ctx=512) as server, torch.inference_mode():
         (found,) = scores(server, documents=[document], truncate=True)
         logits = model(torch.tensor([rendered(document[:fits])])).logits[0, -1].double()
+        # One token is left for a document whose first character has three: nothing of it fits.
+        query = QUERY + "x" * (511 - len(rendered("")))
+        assert len(rendered("", query)) == 511
+        body = {"text_1": query, "text_2": "日" * 400 + "y", "truncate": True}
+        refused = server.http.post("/v1/score", json=body)
+    assert refused.status_code == 400
+    assert "nothing of it would be left" in refused.json()["error"]["message"]
     assert close([found], [float((logits[yes] - logits[no]).sigmoid())])
 
 

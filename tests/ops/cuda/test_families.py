@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rbee_worker.checkpoint import open_checkpoint
+from rbee_worker.checkpoint import Checkpoint, open_checkpoint
 from rbee_worker.config import Settings
 from rbee_worker.models import build_model
 from rbee_worker.ops.backends import backend
@@ -61,17 +61,22 @@ def cases() -> Iterator[Any]:
             yield pytest.param(arch, GGUF, id=f"{arch.id}-{GGUF}", marks=marks)
 
 
-@pytest.mark.parametrize(("arch", "kind"), cases())
-def test_logits(arch: Arch, kind: str, tmp_path: Path) -> None:
-    """All rows of one prompt."""
-    ckpt = open_checkpoint(str(files(arch, tmp_path)[kind]))
+def prepared(ckpt: Checkpoint) -> tuple[CudaModel, CudaState]:
+    """The model in float32, and memory for the prompt."""
     settings = Settings(model=str(ckpt.path), backend="cuda")
     ops = backend("cuda").ops(settings, "f32", weight_bytes=0, progress=lambda *_: None)
     model = CudaModel(build_model(ckpt, ops), graphs=False)
     blocks = [len(TOKENS) // 16 + 3] * len(model.groups)
-    state = CudaState(
+    return model, CudaState(
         model.groups, blocks, 2, block_size=16, dtype="f32", device=ops.device, drawn=ops.drawn
     )
+
+
+@pytest.mark.parametrize(("arch", "kind"), list(cases()))
+def test_logits(arch: Arch, kind: str, tmp_path: Path) -> None:
+    """All rows of one prompt."""
+    ckpt = open_checkpoint(str(files(arch, tmp_path)[kind]))
+    model, state = prepared(ckpt)
     batch = state.stage(whole_numbers(model.groups, TOKENS))
     got = model.head(model.hidden(batch)).cpu().numpy()
     want = exact_logits(ckpt)
@@ -86,13 +91,7 @@ def test_sampled_rows(name: str, tmp_path: Path) -> None:
     """Logits of some rows of a prompt, whose last operations are computed for these only."""
     (arch,) = [a for a in ARCHS if a.id == name]
     ckpt = open_checkpoint(str(next(iter(files(arch, tmp_path).values()))))
-    settings = Settings(model=str(ckpt.path), backend="cuda")
-    ops = backend("cuda").ops(settings, "f32", weight_bytes=0, progress=lambda *_: None)
-    model = CudaModel(build_model(ckpt, ops), graphs=False)
-    blocks = [len(TOKENS) // 16 + 3] * len(model.groups)
-    state = CudaState(
-        model.groups, blocks, 2, block_size=16, dtype="f32", device=ops.device, drawn=ops.drawn
-    )
+    model, state = prepared(ckpt)
     rows = np.array([len(TOKENS) - 1, 0, 5])
     numbers = replace(whole_numbers(model.groups, TOKENS), sample_rows=rows)
     got = model.logits(state.stage(numbers)).cpu().numpy()
