@@ -173,21 +173,27 @@ def test_logits_equal_transformers(arch: Arch, folder: Path) -> None:
             assert error(got, want) < TOLERANCE
 
 
-@rows(ARCHS)
-def test_chunked_prefill_is_bitwise_whole(arch: Arch, folder: Path) -> None:
-    model, tokens = ours(arch, folder), prompt(arch.prompt)
-    driver = Driver(model)
+def in_chunks(model: Decoder, arch: Arch, ways: list[list[int]]) -> None:
+    driver, tokens = Driver(model), prompt(arch.prompt)
     (whole,) = driver.feed([(driver.start(tokens), len(tokens))])
-    # Tokens one by one begin and end a prompt; each crosses a block's end.
-    ones = [1] * 18
-    for chunks in (
-        [*ones, arch.prompt - 36, *ones],
-        [17, 1, 16, arch.prompt - 34],
-        [3, arch.prompt - 3],
-    ):
+    for chunks in ways:
         seq = driver.start(tokens)
         parts = [driver.feed([(seq, n)])[0] for n in chunks]
         assert torch.equal(torch.cat(parts), whole), chunks
+
+
+@rows(ARCHS)
+def test_chunked_prefill_is_bitwise_whole(arch: Arch, folder: Path) -> None:
+    """Tokens one by one begin and end a prompt, and cross a block's end each time."""
+    n, ones = arch.prompt, [1] * 18
+    ways = [[*ones, n - 36, *ones], [17, 1, 16, n - 34], [3, n - 3]]
+    in_chunks(ours(arch, folder), arch, ways)
+
+
+@pytest.mark.long
+@rows(ARCHS)
+def test_a_prompt_one_by_one_is_bitwise_whole(arch: Arch, folder: Path) -> None:
+    in_chunks(ours(arch, folder), arch, [[1] * arch.prompt])
 
 
 @rows(ARCHS)
