@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from rbee_worker.ops import Activation
 from rbee_worker.ops.batch import Batch, FixedState
 from rbee_worker.ops.cuda.kernels.recurrence import (
+    chunks,
     conv,
+    delta_chunks,
     linear_scan,
     segments,
+    ssd_chunks,
     state_space,
     wkv,
     wkv_chunks,
+    wkv_delta_chunks,
 )
 from rbee_worker.ops.cuda.kernels.recurrence.delta import gated_delta
 from rbee_worker.ops.cuda.kernels.recurrence.rg_lru import rg_lru
@@ -27,9 +30,8 @@ from rbee_worker.state.specs import StateRef
 class RecurrenceOps(ReferenceOps):
     """The part of `DeviceOps` that goes on from a sequence's fixed state.
 
-    Steps with many rows of few sequences compute chunks or segments of them side by side, if the
-    kernel has been found right and faster on a GPU (docs/gpu.md). Their last bits depend on where
-    a step ends, so with `--deterministic` rows are computed in order.
+    Steps with many rows of a sequence compute chunks or segments of them side by side. Their last
+    bits depend on where a step ends, so with `--deterministic` rows are computed in order.
     """
 
     pdl: bool
@@ -102,7 +104,9 @@ class RecurrenceOps(ReferenceOps):
     ) -> Tensor:
         state, sequences = _kept(where, name, batch)
         given = (x, dt, b, c, gate, bias, rates, skip)
-        return state_space.ssd(*given, state, sequences, groups=groups, pdl=self.pdl)
+        long = self._long(sequences, chunks.FROM)
+        run = ssd_chunks.ssd_chunks if long else state_space.ssd
+        return run(*given, state, sequences, groups=groups, pdl=self.pdl)
 
     def rg_lru(
         self,
@@ -138,7 +142,9 @@ class RecurrenceOps(ReferenceOps):
     ) -> Tensor:
         state, sequences = _kept(where, name, batch)
         given = (q, k, v, dt, beta, bias, rates)
-        return gated_delta(*given, state, sequences, groups=groups, pdl=self.pdl)
+        long = self._long(sequences, chunks.FROM)
+        run = delta_chunks.gated_delta_chunks if long else gated_delta
+        return run(*given, state, sequences, groups=groups, pdl=self.pdl)
 
     def taylor(
         self,
@@ -180,8 +186,7 @@ class RecurrenceOps(ReferenceOps):
     ) -> Tensor:
         state, sequences = _kept(where, name, batch)
         given = (r, k, v, decay, base, bonus)
-        few = sequences.number * state.shape[1] <= segments.FILLED and v.dtype == torch.bfloat16
-        long = few and self._long(sequences, wkv_chunks.FROM)
+        long = self._long(sequences, chunks.FROM)
         run = wkv_chunks.wkv_chunks if long else wkv.wkv
         return run(*given, state, sequences, heads=heads, pdl=self.pdl)
 
@@ -203,7 +208,9 @@ class RecurrenceOps(ReferenceOps):
     ) -> tuple[Tensor, Tensor]:
         given = (r, k, v, decay, rate, removal, renewal, bonus)
         state, sequences = _kept(where, name, batch)
-        return wkv.wkv_delta(*given, state, sequences, heads=heads, pdl=self.pdl)
+        long = self._long(sequences, chunks.FROM)
+        run = wkv_delta_chunks.wkv_delta_chunks if long else wkv.wkv_delta
+        return run(*given, state, sequences, heads=heads, pdl=self.pdl)
 
 
 def _kept(where: StateRef, name: str, batch: Batch) -> tuple[Tensor, Sequences]:

@@ -12,26 +12,19 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from rbee_worker.ops.cuda.kernels.recurrence.exact import both_dot
-
-_FASTEST = tl.constexpr(-0.6065306597126334)  # -e^-0.5, the logarithm of the least weight
+from rbee_worker.ops.cuda.kernels.recurrence.exact import dot
 
 
 @triton.jit
 def logarithms(decay, stride, base, t, low, high, key, live, KIND: tl.constexpr):
     """Those of the decays of rows t, [rows, states], 0 for rows that are not from low to high.
-    KIND, with d the numbers of `decay`: "moving", -e^(base + d); "fixed", -e^base; "sigmoid",
-    -e^-0.5 sigmoid(d)."""
+    KIND, with d the numbers of `decay`: "moving", -e^(base + d); "fixed", -e^base."""
     there = ((t >= low) & (t < high))[:, None] & live[None, :]
     if KIND == "fixed":
         found = -tl.exp(base)[None, :]
     else:
         d = tl.load(decay + t[:, None] * stride + key[None, :], mask=there, other=0.0)
-        d = d.to(tl.float32)
-        if KIND == "moving":
-            found = -tl.exp(base[None, :] + d)
-        else:
-            found = _FASTEST / (1.0 + tl.exp(-d))
+        found = -tl.exp(base[None, :] + d.to(tl.float32))
     return tl.where(there, found, 0.0)
 
 
@@ -43,45 +36,64 @@ def rows_of(x, stride, t, high, key, live):
 
 
 @triton.jit
-def write_products(
-    x, x_stride, y, y_stride, decay, decay_stride, base, extra, to, first, high, key, live,
-    KIND: tl.constexpr, SELF: tl.constexpr, SP: tl.constexpr, ROWS: tl.constexpr,
-    WAY: tl.constexpr,
+def _in_block(
+    x, x_stride, y, y_stride, decay, decay_stride, bases, extras, begin, high, first_key,
+    SIZE: tl.constexpr, KIND: tl.constexpr, SP: tl.constexpr,
 ):  # fmt: skip
-    """Store M [ROWS, ROWS] of the rows from `first` on at `to`; what is above its diagonal stays,
-    and so do rows from `high` on. On it are the sums of x_t y_t extra. SELF: l_t counts too, for
-    s < t."""
+    """M of 16 rows among themselves, and on its diagonal the sums of x_t y_t extra: 16 states at a
+    time. Sums from the block's start are made in float64 and split in two, so that a difference of
+    large ones is as exact as a sum of its own."""
     i = tl.arange(0, 16)
-    at = to + i[:, None] * ROWS + i[None, :]
-    for a in range(tl.cdiv(tl.minimum(high - first, ROWS), 16)):
-        begin = first + a * 16
-        t = begin + i
+    t = begin + i
+    found = tl.zeros([16, 16], tl.float32)
+    for some in range(0, SP, 16):
+        live, key = some + i < SIZE, first_key + some + i
         rows = rows_of(x, x_stride, t, high, key, live)
         own = rows_of(y, y_stride, t, high, key, live)
-        diagonal = tl.sum(rows * own * extra[None, :], 1)
-        if SELF:
-            rows *= tl.exp(logarithms(decay, decay_stride, base, t, begin, high, key, live, KIND))
-        before = logarithms(decay, decay_stride, base, t - 1, begin, high, key, live, KIND)
-        left = rows * tl.exp(tl.cumsum(before, 0))
-        gap = tl.zeros([SP], tl.float32)
-        for back in range(a):
-            start = begin - (back + 1) * 16
-            s, stop = start + i, tl.minimum(start + 16, high)
-            behind = logarithms(decay, decay_stride, base, s + 1, start, stop, key, live, KIND)
-            behind = tl.cumsum(behind, 0, reverse=True) + gap[None, :]
-            right = rows_of(y, y_stride, s, high, key, live) * tl.exp(behind)
-            tl.store(at + a * 16 * ROWS + (a - back - 1) * 16, both_dot(left, tl.trans(right), WAY))
-            every = logarithms(decay, decay_stride, base, s, start, stop, key, live, KIND)
-            gap += tl.sum(every, 0)
-        tile = tl.where(i[:, None] == i[None, :], diagonal[:, None], 0.0)
-        far = tl.zeros([16, SP], tl.float32)  # the sums between rows t and s
-        for back in range(16):
-            last = 15 - back
-            only = begin + last + tl.arange(0, 1)
-            there = (i > last)[:, None]
-            one = rows_of(y, y_stride, only, high, key, live)
-            column = tl.sum(tl.where(there, rows * one * tl.exp(far), 0.0), 1)
-            tile += tl.where((i == last)[None, :], column[:, None], 0.0)
-            here = logarithms(decay, decay_stride, base, only, begin, high, key, live, KIND)
-            far += tl.where(there, here, 0.0)
-        tl.store(at + a * 16 * ROWS + a * 16, tile)
+        base = tl.load(bases + key, mask=live, other=0.0)
+        extra = tl.load(extras + key, mask=live, other=0.0)
+        passed = logarithms(decay, decay_stride, base, t, begin, high, key, live, KIND)
+        exact = tl.cumsum(passed.to(tl.float64), 0)
+        before = exact - passed.to(tl.float64)
+        upto, start = exact.to(tl.float32), before.to(tl.float32)
+        more = (before - start.to(tl.float64)).to(tl.float32)
+        less = (exact - upto.to(tl.float64)).to(tl.float32)
+        far = (start[:, None, :] - upto[None, :, :]) + (more[:, None, :] - less[None, :, :])
+        each = rows[:, None, :] * own[None, :, :] * tl.exp(tl.minimum(far, 0.0))
+        found += tl.where(i[:, None] > i[None, :], tl.sum(each, 2), 0.0)
+        bonus = tl.sum(rows * own * extra[None, :], 1)
+        found += tl.where(i[:, None] == i[None, :], bonus[:, None], 0.0)
+    return found
+
+
+@triton.jit
+def write_products(
+    x, x_stride, y, y_stride, decay, decay_stride, bases, extras, to, block, first, high, first_key,
+    SIZE: tl.constexpr, KIND: tl.constexpr, SP: tl.constexpr, ROWS: tl.constexpr,
+    WAY: tl.constexpr,
+):  # fmt: skip
+    """Store 16 rows of M [ROWS, ROWS] at `to`: block `block` of the rows from `first` on. What is
+    above the block on the diagonal stays. On the diagonal are the sums of x_t y_t extra."""
+    i, n = tl.arange(0, 16), tl.arange(0, SP)
+    live, key = n < SIZE, first_key + n
+    at = to + (block * 16 + i)[:, None] * ROWS + i[None, :]
+    begin = first + block * 16
+    tile = _in_block(
+        x, x_stride, y, y_stride, decay, decay_stride, bases, extras, begin, high, first_key, SIZE,
+        KIND, SP,
+    )  # fmt: skip
+    tl.store(at + block * 16, tile.to(to.dtype.element_ty))
+    base = tl.load(bases + key, mask=live, other=0.0)
+    before = logarithms(decay, decay_stride, base, begin + i - 1, begin, high, key, live, KIND)
+    left = rows_of(x, x_stride, begin + i, high, key, live) * tl.exp(tl.cumsum(before, 0))
+    gap = tl.zeros([SP], tl.float32)
+    for back in range(block):
+        start = begin - (back + 1) * 16
+        s, stop = start + i, tl.minimum(start + 16, high)
+        behind = logarithms(decay, decay_stride, base, s + 1, start, stop, key, live, KIND)
+        behind = tl.cumsum(behind, 0, reverse=True) + gap[None, :]
+        right = rows_of(y, y_stride, s, high, key, live) * tl.exp(behind)
+        product = dot(left, tl.trans(right), WAY)
+        tl.store(at + (block - back - 1) * 16, product.to(to.dtype.element_ty))
+        every = logarithms(decay, decay_stride, base, s, start, stop, key, live, KIND)
+        gap += tl.sum(every, 0)

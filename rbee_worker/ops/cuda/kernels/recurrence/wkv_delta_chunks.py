@@ -3,19 +3,17 @@
 With the names of `Wkv.wkv_delta`, G_t the sum of a chunk's logarithms of w up to row t, and h the
 state before the chunk, the rows s = u h that its steps remove are
 
-    (1 + A) s = e^(G - w) u h + B v,  A_tj = e^(G_t-1 - G_j) u_t (u a)_j, B_tj the same of u and c
+    (1 + A) s = e^(G_t-1) u h + B v,  A_tj = e^(G_t-1 - G_j) u_t (u a)_j, B_tj the same of u and c
 
 for j < t (Yang et al. 2024, Parallelizing Linear Transformers with the Delta Rule, section 3), and
-y is e^G r h less the same of r and u a times s, plus that of r and c times v, for j <= t. Nothing
-but h, s and y depends on the state: the rest is computed for all chunks side by side, and a program
-then goes through the chunks of a sequence with some value columns of one head.
+y is e^G r h less the same of r and u a times s, plus that of r and c times v, for j <= t.
 
-No step uses it yet: docs/gpu.md says what was found on a GPU.
+A row keeps e^-0.61 of a state at least, a chunk e^-39. So e^(G_t - G_j) may be made as a product of
+two factors, e^(G_t - M) and e^(M - G_j) with M the sum up to the middle of the chunk: none is above
+e^20, and float32 loses nothing.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 import triton
@@ -23,27 +21,42 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from rbee_worker.ops.cells import CELL, scan_shape
-from rbee_worker.ops.cuda.kernels.launch import dependent, power_of_two
-from rbee_worker.ops.cuda.kernels.recurrence.decayed import logarithms, rows_of, write_products
-from rbee_worker.ops.cuda.kernels.recurrence.delta_chunks import write_inverses
-from rbee_worker.ops.cuda.kernels.recurrence.exact import both_dot, left_dot, way
+from rbee_worker.ops.cells import scan_shape
+from rbee_worker.ops.cuda.kernels.recurrence.chunks import (
+    ROWS,
+    Chunks,
+    Tile,
+    begin,
+    results,
+    state_at,
+)
+from rbee_worker.ops.cuda.kernels.recurrence.exact import dot
+from rbee_worker.ops.cuda.kernels.recurrence.inverse import inverses
 from rbee_worker.ops.cuda.kernels.recurrence.rows import Sequences, by_row
-from rbee_worker.ops.cuda.kernels.recurrence.segments import places
 
-ROWS = 64  # of a chunk
-_COLUMNS, _WARPS = 32, 4  # of a program
+_FEW = Tile(32, 4, 3)
+_WIDE = Tile(16, 4, 1)  # for heads so wide that shared memory holds one stage only
+_WARPS = 4
 _LEAST = tl.constexpr(1e-12)  # length of a direction before it is one
+_FASTEST = tl.constexpr(-0.6065306597126334)  # -e^-0.5, the logarithm of the least weight
 
 
 @triton.jit
-def _rows(
-    r, k, decay, rate, removal, renewal, bonus, starts, plain, decayed, wholes, owns, r_stride,
-    k_stride, decay_stride, rate_stride, heads, count, SIZE: tl.constexpr, SP: tl.constexpr,
-    ROWS: tl.constexpr, PDL: tl.constexpr,
+def _rows_of(x, stride, t, key, own):
+    """Rows t, float32 [rows, states]."""
+    return tl.load(x + t[:, None] * stride + key[None, :], mask=own, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def _matrices(
+    r, k, decay, rate, removal, renewal, bonus, starts, matrices, brought, of_seen, of_value,
+    unseen, queries, removed, added, wholes, owns, r_stride, k_stride, decay_stride, rate_stride,
+    heads, SIZE: tl.constexpr, SP: tl.constexpr, ROWS: tl.constexpr, WAY: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
-    """Grid (chunks, heads, sequences): u, u a and c of each row in `plain`; in `decayed` u and r
-    from the chunk's start on, u a and c to its end. `count` chunks of heads lie between these."""
+    """Grid (2 * chunks, heads, sequences), the halves of the work by turns: A and B, u decayed from
+    the chunk's start on, u a and c to its end, and the decay of all of it; what is A and B for r,
+    that of u a negative, and r decayed."""
     if PDL:
         gdc_launch_dependents()
     head, seq = tl.program_id(1), tl.program_id(2)
@@ -51,121 +64,87 @@ def _rows(
     live, key = n < SIZE, head * SIZE + n
     gone = tl.load(removal + key, mask=live, other=0.0)
     again = tl.load(renewal + key, mask=live, other=0.0)
-    extra = tl.load(bonus + key, mask=live, other=0.0)
     if PDL:
         gdc_wait()
-    start, end = tl.load(starts + seq), tl.load(starts + seq + 1)
-    place = (start // ROWS + seq + tl.program_id(0)) * heads + head
-    start += tl.program_id(0) * ROWS
+    place, start, end = begin(starts, seq, tl.program_id(0) // 2, head, heads, ROWS)
     if start >= end:
         return
-    t, end = start + i, tl.minimum(end, start + ROWS)
-    here = rows_of(r, r_stride, t, end, key, live)
-    keys = rows_of(k, k_stride, t, end, key, live)
-    a = 1.0 / (1.0 + tl.exp(-rows_of(rate, rate_stride, t, end, key, live)))
+    t = start + i
+    own = (t < end)[:, None] & live[None, :]
+    keys = _rows_of(k, k_stride, t, key, own)
+    a = 1.0 / (1.0 + tl.exp(-_rows_of(rate, rate_stride, t, key, own)))
     u = keys * gone[None, :]
     u = u / tl.maximum(tl.sqrt_rn(tl.sum(u * u, 1)), _LEAST)[:, None]
     c = keys * (1.0 + (a - 1.0) * again[None, :])
-    tl.store(owns + place * ROWS + i, tl.sum(here * c * extra[None, :], 1))
-    at, far = place * ROWS * SP + i[:, None] * SP + n[None, :], count * ROWS * SP
-    tl.store(plain + at, u)
-    tl.store(plain + far + at, u * a)
-    tl.store(plain + 2 * far + at, c)
-    before = logarithms(decay, decay_stride, gone, t - 1, start, end, key, live, "sigmoid")
-    own = logarithms(decay, decay_stride, gone, t, start, end, key, live, "sigmoid")
-    behind = logarithms(decay, decay_stride, gone, t + 1, start, end, key, live, "sigmoid")
-    before, behind = tl.cumsum(before, 0), tl.exp(tl.cumsum(behind, 0, reverse=True))
-    tl.store(decayed + at, u * tl.exp(before))
-    tl.store(decayed + far + at, here * tl.exp(before + own))
-    tl.store(decayed + 2 * far + at, u * a * behind)
-    tl.store(decayed + 3 * far + at, c * behind)
-    tl.store(wholes + place * SP + n, tl.exp(tl.sum(own, 0)))
-
-
-@triton.jit
-def _weights(
-    r, decay, starts, plain, weights, r_stride, decay_stride, heads, count, SIZE: tl.constexpr,
-    SP: tl.constexpr, READ: tl.constexpr, ROWS: tl.constexpr, WAY: tl.constexpr, PDL: tl.constexpr,
-):  # fmt: skip
-    """Grid (2 * chunks, heads, sequences): the products of u, or READ of r, with u a and c."""
-    if PDL:
-        gdc_launch_dependents()
-        gdc_wait()
-    part, chunk = tl.program_id(0) % 2, tl.program_id(0) // 2
-    head, seq = tl.program_id(1), tl.program_id(2)
-    n = tl.arange(0, SP)
-    live, key = n < SIZE, head * SIZE + n
-    start, end = tl.load(starts + seq), tl.load(starts + seq + 1)
-    place = (start // ROWS + seq + chunk) * heads + head
-    start += chunk * ROWS
-    if start >= end:
-        return
-    end = tl.minimum(end, start + ROWS)
-    to = weights + ((2 * READ + part) * count + place) * ROWS * ROWS
-    own = plain + (place * ROWS - start) * SP - head * SIZE  # rows and keys as elsewhere
-    y = own + (1 + part).to(tl.int64) * count * ROWS * SP
-    on = tl.full([SP], READ, tl.float32)  # of the diagonal
-    if READ:
-        write_products(
-            r, r_stride, y, SP, decay, decay_stride, on, on, to, start, end, key, live, "sigmoid",
-            True, SP, ROWS, WAY,
-        )  # fmt: skip
+    a = u * a
+    passed = _FASTEST / (1.0 + tl.exp(-_rows_of(decay, decay_stride, t, key, own)))
+    passed = tl.where(own, passed, 0.0)
+    upto, whole = tl.cumsum(passed, 0), tl.sum(passed, 0)
+    middle = tl.sum(tl.where((i < ROWS // 2)[:, None], passed, 0.0), 0)[None, :]
+    at = place * ROWS * SP + i[:, None] * SP + n[None, :]
+    square = place * ROWS * ROWS + i[:, None] * ROWS + i[None, :]
+    before = tl.exp(middle - upto)
+    if tl.program_id(0) % 2 == 0:
+        behind = tl.exp(whole[None, :] - upto)
+        tl.store(unseen + at, u * tl.exp(upto - passed))
+        tl.store(removed + at, a * behind)
+        tl.store(added + at, c * behind)
+        tl.store(wholes + place * SP + n, tl.exp(whole))
+        u *= tl.exp(upto - passed - middle)
+        earlier = i[:, None] > i[None, :]
+        found = dot(u, tl.trans(a * before), WAY)
+        tl.store(matrices + square, tl.where(earlier, found, 0.0))
+        found = dot(u, tl.trans(c * before), WAY)
+        tl.store(brought + square, tl.where(earlier, found, 0.0))
     else:
-        write_products(
-            own, SP, y, SP, decay, decay_stride, on, on, to, start, end, key, live, "sigmoid",
-            False, SP, ROWS, WAY,
-        )  # fmt: skip
+        here = _rows_of(r, r_stride, t, key, own)
+        extra = tl.load(bonus + key, mask=live, other=0.0)
+        tl.store(owns + place * ROWS + i, tl.sum(here * c * extra[None, :], 1))
+        tl.store(queries + at, (here * tl.exp(upto)).to(queries.dtype.element_ty))
+        here *= tl.exp(upto - middle)
+        found = -dot(here, tl.trans(a * before), WAY)
+        tl.store(of_seen + square, found.to(of_seen.dtype.element_ty))
+        found = dot(here, tl.trans(c * before), WAY)
+        tl.store(of_value + square, found.to(of_value.dtype.element_ty))
 
 
 @triton.jit
-def _lower(at, place, i, rows, ROWS: tl.constexpr):
-    """A matrix of a chunk of that many rows; what is above its diagonal is zero."""
-    to = at + place * ROWS * ROWS + i[:, None] * ROWS + i[None, :]
-    return tl.load(to, mask=(i[:, None] >= i[None, :]) & (i < rows)[:, None], other=0.0)
-
-
-@triton.jit
-def _chunks(
-    v, weights, decayed, wholes, owns, state, slots, starts, out, own, v_stride, heads, count,
-    SIZE: tl.constexpr, CELLS: tl.constexpr, SP: tl.constexpr, CELL: tl.constexpr,
-    ROWS: tl.constexpr, BLOCK: tl.constexpr, WAY: tl.constexpr, PDL: tl.constexpr,
+def _carry(
+    v, inverses, brought, unseen, removed, added, wholes, state, slots, starts, firsts, seen,
+    columns, v_stride, heads, STATES: tl.constexpr, CELLS: tl.constexpr, SP: tl.constexpr,
+    CELL: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, WAY: tl.constexpr,
+    STAGES: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """Grid (blocks of columns, heads, sequences)."""
+    """Grid (blocks of columns, heads, sequences): h before each chunk, and s of its rows."""
     if PDL:
         gdc_launch_dependents()
     head, seq = tl.program_id(1), tl.program_id(2)
-    n, i = tl.arange(0, SP), tl.arange(0, ROWS)
+    n, r = tl.arange(0, SP), tl.arange(0, ROWS)
     column = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)  # of the head
-    inside, col = column < SIZE, head * SIZE + column
+    inside, col = column < columns, head * columns + column
     if PDL:
         gdc_wait()
-    start, end = tl.load(starts + seq), tl.load(starts + seq + 1)
-    place = (start // ROWS + seq) * heads + head
-    kept = state + (tl.load(slots + seq) * heads + head) * CELLS * SIZE * CELL
-    kept += ((column // CELL)[None, :] * SIZE + n[:, None]) * CELL + (column % CELL)[None, :]
-    stored = (n < SIZE)[:, None] & (column < CELLS * CELL)[None, :]
-    h = tl.load(kept, mask=stored, other=0.0)
-    for first in range(start, end, ROWS):
-        t = first + i
-        there = (t < end)[:, None] & inside[None, :]
-        value = tl.load(v + t[:, None] * v_stride + col[None, :], mask=there, other=0.0)
-        at = decayed + place * ROWS * SP + i[:, None] * SP + n[None, :]
-        far, rows = count * ROWS * SP, end - first
-        seen = both_dot(tl.load(at), h, WAY)
-        seen += left_dot(_lower(weights, place + count, i, rows, ROWS), value, WAY)
-        seen = both_dot(_lower(weights, place, i, rows, ROWS), seen, WAY)
-        y = both_dot(tl.load(at + far), h, WAY)
-        y -= both_dot(_lower(weights, place + 2 * count, i, rows, ROWS), seen, WAY)
-        y += left_dot(_lower(weights, place + 3 * count, i, rows, ROWS), value, WAY)
-        to = t[:, None] * heads * SIZE + col[None, :]
-        tl.store(out + to, y.to(out.dtype.element_ty), mask=there)
-        z = tl.load(owns + place * ROWS + i)[:, None] * value.to(tl.float32)
-        tl.store(own + to, z.to(own.dtype.element_ty), mask=there)
-        removed, added = tl.load(at + 2 * far), tl.load(at + 3 * far)
-        h = tl.load(wholes + place * SP + n)[:, None] * h
-        h += left_dot(tl.trans(added), value, WAY) - both_dot(tl.trans(removed), seen, WAY)
-        place += heads
-    tl.store(kept, h, mask=stored)
+    begun, end = tl.load(starts + seq), tl.load(starts + seq + 1)
+    first_place = (begun // ROWS + seq) * heads + head
+    kept, own = state_at(state, tl.load(slots + seq), head, heads, column, n, STATES, CELLS, CELL)
+    h = tl.load(kept, mask=own, other=0.0)
+    for chunk in tl.range(tl.cdiv(end - begun, ROWS), num_stages=STAGES):
+        place = first_place + chunk * heads
+        t = begun + chunk * ROWS + r
+        to = firsts + (place * columns + column)[:, None] * SP + n[None, :]
+        tl.store(to, h.to(firsts.dtype.element_ty), mask=inside[:, None])
+        at = v + t[None, :] * v_stride + col[:, None]
+        value = tl.load(at, mask=inside[:, None] & (t < end)[None, :], other=0.0)
+        square = place * ROWS * ROWS + r[None, :] * ROWS + r[:, None]  # transposed
+        at = place * ROWS * SP + r[:, None] * SP + n[None, :]
+        inverse = tl.load(inverses + square, mask=r[None, :] >= r[:, None], other=0.0)
+        found = dot(h, tl.trans(tl.load(unseen + at)), WAY)
+        found = dot(found + dot(value, tl.load(brought + square), WAY), inverse, WAY)
+        to = seen + (place * ROWS + r)[None, :] * columns + column[:, None]
+        tl.store(to, found.to(seen.dtype.element_ty), mask=inside[:, None])
+        h = tl.load(wholes + place * SP + n)[None, :] * h - dot(found, tl.load(removed + at), WAY)
+        h += dot(value, tl.load(added + at), WAY)
+    tl.store(kept, h, mask=own)
 
 
 def wkv_delta_chunks(
@@ -189,29 +168,31 @@ def wkv_delta_chunks(
     assert state.shape[1:] == scan_shape(size, size, heads)
     r, k, v, decay, rate = map(by_row, (r, k, v, decay, rate))
     out, own = torch.empty((2, n, width), dtype=v.dtype, device=v.device)
-    cells, padded = scan_shape(size, size)[0], max(16, power_of_two(size))
-    count = places(sequences, n, ROWS) * heads
-    kind: dict[str, Any] = {"dtype": torch.float32, "device": v.device}
-    plain = torch.empty((3, count, ROWS, padded), **kind)
-    decayed = torch.empty((4, count, ROWS, padded), **kind)
-    weights = torch.empty((4, count, ROWS, ROWS), **kind)
-    wholes, owns = torch.empty((count, padded), **kind), torch.empty((count, ROWS), **kind)
-    number = triton.cdiv(max(sequences.longest, 1), ROWS)
-    how = {"SIZE": size, "SP": padded, "ROWS": ROWS, "num_stages": 1, **dependent(pdl)}
-    _rows[(number, heads, sequences.number)](
-        r, k, decay, rate, removal, renewal, bonus, sequences.starts, plain, decayed, wholes, owns,
-        r.stride(0), k.stride(0), decay.stride(0), rate.stride(0), heads, count, num_warps=4, **how,
+    chunks = Chunks(
+        sequences, n, heads=heads, columns=size, states=size, dtype=v.dtype, device=v.device,
+        pdl=pdl,
     )  # fmt: skip
-    for read in (0, 1):
-        _weights[(2 * number, heads, sequences.number)](
-            r, decay, sequences.starts, plain, weights, r.stride(0), decay.stride(0), heads, count,
-            READ=read, WAY=way(v.dtype), num_warps=2, **how,
-        )  # fmt: skip
-    write_inverses(weights[0], sequences, heads=heads, pdl=pdl)
-    block = min(_COLUMNS, power_of_two(cells * CELL))
-    _chunks[(triton.cdiv(size, block), heads, sequences.number)](
-        v, weights, decayed, wholes, owns, state, sequences.slots, sequences.starts, out, own,
-        v.stride(0), heads, count, CELLS=cells, CELL=CELL, BLOCK=block, WAY=way(v.dtype),
-        num_warps=_WARPS, **how,
+    rows, starts = (ROWS, chunks.padded), sequences.starts
+    matrices, brought = (chunks.empty(ROWS, ROWS) for _ in range(2))
+    of_seen, of_value = (chunks.empty(ROWS, ROWS, brief=True) for _ in range(2))
+    unseen, removed, added = (chunks.empty(*rows) for _ in range(3))
+    queries, seen = chunks.empty(*rows, brief=True), chunks.empty(ROWS, size, brief=True)
+    wholes, owns = chunks.empty(chunks.padded), chunks.empty(ROWS)
+    number, _, count = chunks.grid
+    _matrices[(2 * number, heads, count)](
+        r, k, decay, rate, removal, renewal, bonus, starts, matrices, brought, of_seen, of_value,
+        unseen, queries, removed, added, wholes, owns, r.stride(0), k.stride(0), decay.stride(0),
+        rate.stride(0), heads, SIZE=size, WAY=chunks.way, num_warps=_WARPS, num_stages=1,
+        **chunks.how,
+    )  # fmt: skip
+    found, firsts = inverses(matrices, chunks, pdl=pdl), chunks.firsts()
+    grid, how = chunks.in_order(chunks.tile(_FEW) if size <= 64 else _WIDE)
+    _carry[grid](
+        v, found, brought, unseen, removed, added, wholes, state, sequences.slots, starts,
+        firsts, seen, size, v.stride(0), heads, **how,
+    )  # fmt: skip
+    results(
+        chunks, queries, None, firsts, out, new=(of_seen, seen), value=(of_value, v),
+        own=(owns, own),
     )  # fmt: skip
     return out, own
