@@ -21,10 +21,10 @@ from rbee_worker.ops.cuda.kernels.tables import embed
 from rbee_worker.ops.cuda.kernels.workspace import Workspace
 from rbee_worker.ops.cuda.matrix import DeviceMatrix
 from rbee_worker.ops.cuda.mixture_ops import MixtureOps
-from rbee_worker.ops.cuda.recurrence_ops import RecurrenceOps
+from rbee_worker.ops.cuda.state_space_ops import StateSpaceOps
 
 
-class DeviceOps(MixtureOps, AttentionOps, RecurrenceOps, ElementwiseOps, AdaptedOps):
+class DeviceOps(MixtureOps, AttentionOps, StateSpaceOps, ElementwiseOps, AdaptedOps):
     """See `Ops`. pdl: kernels start before the one before has ended, where they can."""
 
     name = "cuda"

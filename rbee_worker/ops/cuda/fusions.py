@@ -10,8 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 from rbee_worker.ops.cuda.elementwise_fusions import ELEMENTWISE
-from rbee_worker.ops.cuda.matrix import DeviceMatrix
+from rbee_worker.ops.cuda.matrix import operand
 from rbee_worker.ops.cuda.packed_products import Ahead
+from rbee_worker.ops.cuda.state_space_fusions import STATE_SPACES
 from rbee_worker.ops.graph.fusion import Change, Fusion, Links
 from rbee_worker.ops.graph.graph import Node, Value
 
@@ -186,17 +187,8 @@ def _ahead(node: Node, links: Links) -> Change | None:
     return None
 
 
-def _operand(node: Node) -> str | None:
-    """What the product reads of its matrix: packed planes, floats in the compute type, or 8-bit
-    floats with a scale for each row."""
-    matrix = node.args[1].data
-    if not isinstance(matrix, DeviceMatrix):
-        return None
-    if matrix.parts:
-        return "planes"
-    if matrix.dense is None or matrix.has_blocks:
-        return None
-    return "floats" if matrix.scales is None else "f8"
+def _operand(product: Node) -> str | None:
+    return operand(product.args[1].data)
 
 
 FUSIONS = (
@@ -210,4 +202,5 @@ FUSIONS = (
     Fusion("product + the form that the next one takes", _ahead),
     Fusion("split + head norms + rope + attention", _packed_attention),
     *ELEMENTWISE,
+    *STATE_SPACES,
 )

@@ -88,6 +88,18 @@ class DeviceMatrix:
         return None
 
 
+def operand(matrix: object) -> str | None:
+    """What products of few rows read of it: packed "planes", "floats" in the compute type, or "f8",
+    8-bit floats with a scale for each row; None: something else."""
+    if not isinstance(matrix, DeviceMatrix):
+        return None
+    if matrix.parts:
+        return "planes"
+    if matrix.dense is None or matrix.has_blocks:
+        return None
+    return "floats" if matrix.scales is None else "f8"
+
+
 @dataclass(frozen=True)
 class DeviceStack:
     """Several matrices [count, rows, cols]: in the compute dtype, or in 8-bit floats with scales

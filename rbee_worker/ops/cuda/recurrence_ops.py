@@ -44,7 +44,7 @@ class RecurrenceOps(ReferenceOps):
     def linear_scan(
         self, x: Tensor, decay: Tensor, where: StateRef, name: str, batch: Batch
     ) -> Tensor:
-        state, sequences = _kept(where, name, batch)
+        state, sequences = kept(where, name, batch)
         long = self._long(sequences, segments.FROM)
         return linear_scan.linear_scan(x, decay, state, sequences, segments=long, pdl=self.pdl)
 
@@ -62,7 +62,7 @@ class RecurrenceOps(ReferenceOps):
         after: Tensor | None = None,
     ) -> Tensor:
         """See `Ops.causal_conv`; before, after: factors on x, and on the result."""
-        state, sequences = _kept(where, name, batch)
+        state, sequences = kept(where, name, batch)
         return conv.causal_conv(
             x, taps, bias, state, sequences, kind=kind, before=before, after=after, pdl=self.pdl
         )
@@ -80,7 +80,7 @@ class RecurrenceOps(ReferenceOps):
         name: str,
         batch: Batch,
     ) -> Tensor:
-        state, sequences = _kept(where, name, batch)
+        state, sequences = kept(where, name, batch)
         given = (x, dt, b, c, gate, rates, skip)
         long = self._long(sequences, segments.FROM)
         run = state_space.selective_segments if long else state_space.selective_scan
@@ -102,7 +102,7 @@ class RecurrenceOps(ReferenceOps):
         *,
         groups: int = 1,
     ) -> Tensor:
-        state, sequences = _kept(where, name, batch)
+        state, sequences = kept(where, name, batch)
         given = (x, dt, b, c, gate, bias, rates, skip)
         long = self._long(sequences, chunks.FROM)
         run = ssd_chunks.ssd_chunks if long else state_space.ssd
@@ -120,7 +120,7 @@ class RecurrenceOps(ReferenceOps):
         name: str,
         batch: Batch,
     ) -> Tensor:
-        state, sequences = _kept(where, name, batch)
+        state, sequences = kept(where, name, batch)
         gates = (x, into, passing, into_bias, passing_bias, rates)
         long = self._long(sequences, segments.FROM)
         return rg_lru(*gates, batch.positions, state, sequences, segments=long, pdl=self.pdl)
@@ -140,7 +140,7 @@ class RecurrenceOps(ReferenceOps):
         *,
         groups: int,
     ) -> Tensor:
-        state, sequences = _kept(where, name, batch)
+        state, sequences = kept(where, name, batch)
         given = (q, k, v, dt, beta, bias, rates)
         long = self._long(sequences, chunks.FROM)
         run = delta_chunks.gated_delta_chunks if long else gated_delta
@@ -157,13 +157,13 @@ class RecurrenceOps(ReferenceOps):
         *,
         heads: int,
     ) -> Tensor:
-        state, sequences = _kept(where, name, batch)
+        state, sequences = kept(where, name, batch)
         return taylor(q, k, v, state, sequences, heads=heads, pdl=self.pdl)
 
     # ---- RWKV
 
     def previous(self, x: Tensor, where: StateRef, name: str, batch: Batch) -> Tensor:
-        return wkv.previous(x, *_kept(where, name, batch), pdl=self.pdl)
+        return wkv.previous(x, *kept(where, name, batch), pdl=self.pdl)
 
     def lerp(
         self, x: Tensor, y: Tensor, factors: Tensor | None, moving: Tensor | None = None
@@ -184,7 +184,7 @@ class RecurrenceOps(ReferenceOps):
         *,
         heads: int,
     ) -> Tensor:
-        state, sequences = _kept(where, name, batch)
+        state, sequences = kept(where, name, batch)
         given = (r, k, v, decay, base, bonus)
         long = self._long(sequences, chunks.FROM)
         run = wkv_chunks.wkv_chunks if long else wkv.wkv
@@ -207,13 +207,13 @@ class RecurrenceOps(ReferenceOps):
         heads: int,
     ) -> tuple[Tensor, Tensor]:
         given = (r, k, v, decay, rate, removal, renewal, bonus)
-        state, sequences = _kept(where, name, batch)
+        state, sequences = kept(where, name, batch)
         long = self._long(sequences, chunks.FROM)
         run = wkv_delta_chunks.wkv_delta_chunks if long else wkv.wkv_delta
         return run(*given, state, sequences, heads=heads, pdl=self.pdl)
 
 
-def _kept(where: StateRef, name: str, batch: Batch) -> tuple[Tensor, Sequences]:
+def kept(where: StateRef, name: str, batch: Batch) -> tuple[Tensor, Sequences]:
     """A layer's tensor of that name [slots, ...], and where each sequence has its rows and slot."""
     state = batch.state[where.group]
     assert isinstance(state, FixedState)

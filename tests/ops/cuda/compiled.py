@@ -25,12 +25,16 @@ from rbee_worker.ops.cuda.kernels.experts.many import many
 from rbee_worker.ops.cuda.kernels.experts.route import route
 from rbee_worker.ops.cuda.kernels.experts.routed import routed
 from rbee_worker.ops.cuda.kernels.fixed import fixed_product
+from rbee_worker.ops.cuda.kernels.gemv import gemv
 from rbee_worker.ops.cuda.kernels.norm import norm
+from rbee_worker.ops.cuda.kernels.prefetch import part_of
 from rbee_worker.ops.cuda.kernels.recurrence import wkv
 from rbee_worker.ops.cuda.kernels.recurrence.conv import causal_conv
 from rbee_worker.ops.cuda.kernels.recurrence.delta import gated_delta
 from rbee_worker.ops.cuda.kernels.recurrence.delta_chunks import gated_delta_chunks
+from rbee_worker.ops.cuda.kernels.recurrence.gemv_conv import gemv_conv
 from rbee_worker.ops.cuda.kernels.recurrence.linear_scan import linear_scan
+from rbee_worker.ops.cuda.kernels.recurrence.product_scan import product_scan
 from rbee_worker.ops.cuda.kernels.recurrence.rg_lru import rg_lru
 from rbee_worker.ops.cuda.kernels.recurrence.rows import Sequences
 from rbee_worker.ops.cuda.kernels.recurrence.ssd_chunks import ssd_chunks
@@ -189,6 +193,27 @@ def of_rwkv() -> Iterator[tuple[str, partial[Any]]]:
     yield "wkv delta", partial(wkv.wkv_delta, x, x, x, x, x, *vectors, state, given, **how)
 
 
+def of_state_spaces() -> Iterator[tuple[str, partial[Any]]]:
+    """As `of_experts`: decoding steps of Mamba 2.8B; some ask for the next matrix."""
+    f8 = torch.empty((10240, 2560), dtype=torch.float8_e4m3fn, device="meta")
+    long, state = ints(64, dtype=torch.int64), f32(9, 3, 5120)
+    conv: dict[str, Any] = {"kind": "silu", "form": BF16, "norm": (f32(2560), 1e-5), "pdl": True}
+    row, taps = f32(1, 2560), (f32(4 * 5120), f32(5120), state, long[:1])
+    yield "product and convolution", partial(gemv_conv, row, bf16(10240, 2560), 0, *taps, **conv)
+    yield (
+        "f8 product and convolution",
+        partial(gemv_conv, row, f8, 0, *taps, scales=f32(10240), **conv),
+    )
+    out = part_of(bf16(2560, 5120), 0, 2)
+    yield "few long rows", partial(gemv, bf16(1, 5120), bf16(192, 5120), prefetch=out, pdl=True)
+    for number in (1, 8, 64):
+        wide, parts, b = bf16(number, 5120), bf16(number, 160), bf16(number, 16)
+        given = (wide, parts, bf16(5120, 160), f32(5120), b, b, wide, f32(16 * 5120), f32(5120))
+        call = partial(product_scan, *given, f32(65, 320, 16, 16), long[:number], pdl=True)
+        yield f"product and scan, {number}", partial(call, prefetch=out)
+    yield "product and scan that ask for nothing", call
+
+
 def of_chunks() -> Iterator[tuple[str, partial[Any]]]:
     """As `of_experts`."""
     starts = ints(9, dtype=torch.int64)
@@ -340,13 +365,17 @@ def main() -> None:
     run = JITFunction.run
 
     def dry(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
-        return run(self, *args, grid=grid, warmup=True, **kwargs)
+        made = run(self, *args, grid=grid, warmup=True, **kwargs)
+        asks = "prefetch.global.L2" in made.asm["ptx"]
+        assert asks == (kwargs.get("TURNS", 0) > 0), "what a kernel asks for was left out"
+        return made
 
     JITFunction.run = dry
     for name, call in (
         *of_products(),
         *of_experts(),
         *of_recurrences(),
+        *of_state_spaces(),
         *of_rwkv(),
         *of_chunks(),
         *of_sampling(),

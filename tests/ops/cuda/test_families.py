@@ -126,6 +126,8 @@ def test_fusions_of_a_plain_decoder(tmp_path: Path) -> None:
         "elementwise operations in a chain": 0,
         "norm + product or sum": 0,
         "product + convolution + product": 0,
+        "product + split + convolution": 0,
+        "product + selective scan": 0,
     }
 
 

@@ -16,6 +16,9 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from rbee_worker.ops.cuda.kernels.activations import activate
 from rbee_worker.ops.cuda.kernels.launch import dependent, power_of_two
+from rbee_worker.ops.cuda.kernels.prefetch import ask_for, share
+
+_FEW = 300  # rows of a matrix: somewhat more than two for each multiprocessor of an H200
 
 
 class GemvShape(NamedTuple):
@@ -29,35 +32,46 @@ class GemvShape(NamedTuple):
 
 
 @triton.jit
-def _gemv(
-    x, w, scales, norm, bias, residual, out, N, eps,
-    K: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, NORM: tl.constexpr, BIAS: tl.constexpr,
-    RESIDUAL: tl.constexpr, GATED: tl.constexpr, KIND: tl.constexpr, EVEN: tl.constexpr,
-    SCALED: tl.constexpr, STAGES: tl.constexpr, PDL: tl.constexpr,
-):  # fmt: skip
-    if PDL:
-        gdc_launch_dependents()
-    rows = tl.program_id(0) * BN + tl.arange(0, BN)
-    cols = tl.arange(0, BK)
-    in_rows = rows < N
-    wp = w + rows.to(tl.int64)[:, None] * K + cols[None, :]
-    up_rows = (rows + N).to(tl.int64)  # a row of ups, for each row of gates
-    vp = w + up_rows[:, None] * K + cols[None, :]
+def _tile(at, in_rows, cols, K: tl.constexpr, EVEN: tl.constexpr):
+    """A tile of the matrix, which nobody reads again. EVEN: all of it exists."""
     if EVEN:
-        w0 = tl.load(wp, eviction_policy="evict_first")
-        if GATED:
-            u0 = tl.load(vp, eviction_policy="evict_first")
-        if NORM:
-            g0 = tl.load(norm + cols)
+        tile = tl.load(at, eviction_policy="evict_first")
     else:
         ok = in_rows[:, None] & (cols < K)[None, :]
-        w0 = tl.load(wp, mask=ok, other=0.0, eviction_policy="evict_first")
-        if GATED:
-            u0 = tl.load(vp, mask=ok, other=0.0, eviction_policy="evict_first")
-        if NORM:
+        tile = tl.load(at, mask=ok, other=0.0, eviction_policy="evict_first")
+    return tile
+
+
+@triton.jit
+def first_tiles(
+    w, norm, rows, N, K: tl.constexpr, BK: tl.constexpr, NORM: tl.constexpr, GATED: tl.constexpr,
+    EVEN: tl.constexpr,
+):  # fmt: skip
+    """What a program may read before the kernel before it has ended: the first columns of its rows
+    of gates, of ups (GATED) and of the norm's weight (NORM)."""
+    cols = tl.arange(0, BK)
+    w0 = _tile(w + rows.to(tl.int64)[:, None] * K + cols[None, :], rows < N, cols, K, EVEN)
+    u0, g0 = w0, cols
+    if GATED:
+        ups = (rows + N).to(tl.int64)  # a row of ups, for each row of gates
+        u0 = _tile(w + ups[:, None] * K + cols[None, :], rows < N, cols, K, EVEN)
+    if NORM:
+        if EVEN:
+            g0 = tl.load(norm + cols)
+        else:
             g0 = tl.load(norm + cols, mask=cols < K, other=0.0)
-    if PDL:
-        gdc_wait()
+    return w0, u0, g0
+
+
+@triton.jit
+def row_product(
+    x, w, norm, w0, u0, g0, rows, N, eps, K: tl.constexpr, BK: tl.constexpr, NORM: tl.constexpr,
+    GATED: tl.constexpr, EVEN: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    """x, after its norm, times these rows of gates and of ups; w0, u0, g0: their `first_tiles`."""
+    cols = tl.arange(0, BK)
+    wp = w + rows.to(tl.int64)[:, None] * K + cols[None, :]
+    vp = w + (rows + N).to(tl.int64)[:, None] * K + cols[None, :]
     x0 = tl.load(x + cols, mask=cols < K, other=0.0).to(tl.float32)
     if NORM:
         squares = x0 * x0
@@ -67,35 +81,52 @@ def _gemv(
         ups = u0.to(tl.float32) * x0[None, :]
     for k in tl.range(BK, K, BK, num_stages=STAGES):
         c = k + cols
+        w1 = _tile(wp + k, rows < N, c, K, EVEN)
         if EVEN:
-            w1 = tl.load(wp + k, eviction_policy="evict_first")
             x1 = tl.load(x + c).to(tl.float32)
-            if GATED:
-                u1 = tl.load(vp + k, eviction_policy="evict_first")
-            if NORM:
-                g1 = tl.load(norm + c)
         else:
-            ok = in_rows[:, None] & (c < K)[None, :]
-            w1 = tl.load(wp + k, mask=ok, other=0.0, eviction_policy="evict_first")
             x1 = tl.load(x + c, mask=c < K, other=0.0).to(tl.float32)
-            if GATED:
-                u1 = tl.load(vp + k, mask=ok, other=0.0, eviction_policy="evict_first")
-            if NORM:
-                g1 = tl.load(norm + c, mask=c < K, other=0.0)
+        if GATED:
+            u1 = _tile(vp + k, rows < N, c, K, EVEN)
         if NORM:
+            if EVEN:
+                g1 = tl.load(norm + c)
+            else:
+                g1 = tl.load(norm + c, mask=c < K, other=0.0)
             squares += x1 * x1
             x1 = x1 * g1
         acc += w1.to(tl.float32) * x1[None, :]
         if GATED:
             ups += u1.to(tl.float32) * x1[None, :]
     y = tl.sum(acc, 1)
+    up = y
     if GATED:
         up = tl.sum(ups, 1)
     if NORM:
         factor = tl.rsqrt(tl.sum(squares, 0) / K + eps)
         y = y * factor
-        if GATED:
-            up = up * factor
+        up = up * factor
+    return y, up
+
+
+@triton.jit
+def _gemv(
+    x, w, scales, norm, bias, residual, out, N, eps, next_matrix, lines,
+    K: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, NORM: tl.constexpr, BIAS: tl.constexpr,
+    RESIDUAL: tl.constexpr, GATED: tl.constexpr, KIND: tl.constexpr, EVEN: tl.constexpr,
+    SCALED: tl.constexpr, STAGES: tl.constexpr, THREADS: tl.constexpr, TURNS: tl.constexpr,
+    PDL: tl.constexpr,
+):  # fmt: skip
+    if PDL:
+        gdc_launch_dependents()
+    rows = tl.program_id(0) * BN + tl.arange(0, BN)
+    in_rows = rows < N
+    w0, u0, g0 = first_tiles(w, norm, rows, N, K, BK, NORM, GATED, EVEN)
+    if TURNS > 0:
+        ask_for(next_matrix, lines, tl.program_id(0), THREADS, TURNS)
+    if PDL:
+        gdc_wait()
+    y, up = row_product(x, w, norm, w0, u0, g0, rows, N, eps, K, BK, NORM, GATED, EVEN, STAGES)
     if SCALED:
         y = y * tl.load(scales + rows, mask=in_rows, other=0.0)
         if GATED:
@@ -125,6 +156,7 @@ def gemv(
     form: torch.dtype | None = None,
     pdl: bool = False,
     shape: GemvShape | None = None,
+    prefetch: Tensor | None = None,
 ) -> Tensor:
     """x [1, K] times weight [rows, K] transposed: [1, rows] in `form` (None: as x).
 
@@ -132,7 +164,8 @@ def gemv(
     norm: (weight float32 [K] or None, eps) of an RMS norm of x before the product. bias: float32
     [rows], added to the product. gated: an activation; the matrix then has gates, then ups, and the
     result is act(gate) * up, [1, rows / 2]. act: applied otherwise. residual [1, rows] is added
-    last. shape: instead of the table's choice.
+    last. shape: instead of the table's choice. prefetch: a part of the next large matrix, which the
+    programs ask the L2 cache to read before they wait (`prefetch.py`).
     """
     rows, k = weight.shape
     n = rows // 2 if gated else rows
@@ -141,12 +174,15 @@ def gemv(
     scale = None if norm is None else norm[0]
     if norm is not None and scale is None:
         scale = torch.ones(k, dtype=torch.float32, device=x.device)
-    _gemv[(triton.cdiv(n, shape.rows),)](
+    programs = triton.cdiv(n, shape.rows)
+    asked, lines, turns = share(prefetch, programs, shape.warps)
+    _gemv[(programs,)](
         x, weight, scales, scale, bias, residual, out, n, 0.0 if norm is None else norm[1],
+        asked, lines,
         K=k, BN=shape.rows, BK=shape.cols, NORM=norm is not None, BIAS=bias is not None,
         RESIDUAL=residual is not None, GATED=gated is not None, SCALED=scales is not None,
         KIND=gated or act, EVEN=k % shape.cols == 0 and n % shape.rows == 0,
-        STAGES=max(shape.stages, 1), num_warps=shape.warps, **dependent(pdl),
+        STAGES=max(shape.stages, 1), num_warps=shape.warps, **turns, **dependent(pdl),
     )  # fmt: skip
     return out
 
@@ -155,9 +191,13 @@ def gemv_shape(n: int, k: int, gated: bool, element: int) -> GemvShape:
     """The tile for n rows of k columns.
 
     Measured on an H200 (bf16): two whole rows a program, all of their bytes in flight at once, beat
-    every pipelined loop; longer rows take two or four rows at a time.
+    every pipelined loop; longer rows take two or four rows at a time. Not measured: of few long
+    rows each is a program, all of it in flight before the wait, as two would leave multiprocessors
+    without any.
     """
     rows = 4 if element == 1 else 2
+    if n <= _FEW and 4096 < k <= 8192 and not gated and element > 1:
+        return GemvShape(1, 8192, 0, 8)
     if k > 8192 and not gated:
         return GemvShape(4, 1024 * rows, 0, 8)
     return GemvShape(rows, max(64, min(power_of_two(k), 4096)), 0, 8 if k >= 1024 else 4)

@@ -18,6 +18,15 @@ from rbee_worker.ops.cuda.kernels.recurrence.segments import first_states, segme
 
 
 @triton.jit
+def next_row(h, decay, size, value, into, from_, factor):
+    """The states [states, CELL] after a row, and what the row gives; decay: of the states, size: of
+    the step, value: x, into: b, from_: c, factor: of x itself."""
+    inflow = (size * value)[None, :] * into[:, None]
+    h = decay * h + inflow
+    return h, tl.sum(h * from_[:, None], 0) + factor * value
+
+
+@triton.jit
 def _space(
     x, dt, b, c, gate, bias, rates, skip, state, firsts, slots, starts, out, rows, columns,
     x_stride, dt_stride, b_stride, c_stride, gate_stride, heads, STATES: tl.constexpr,
@@ -101,9 +110,7 @@ def _space(
             decay = tl.exp(size * rate)
         else:
             decay = tl.exp(size[None, :] * rate)
-        inflow = (size * value)[None, :] * into[:, None]
-        h = decay * h + inflow
-        y = tl.sum(h * from_[:, None], 0) + factor * value
+        h, y = next_row(h, decay, size, value, into, from_, factor)
         if GATED:
             y = y * silu(g)
         tl.store(out + t * columns * heads + col, y.to(out.dtype.element_ty), mask=inside)
