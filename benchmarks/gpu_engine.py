@@ -298,6 +298,7 @@ def families(names: Sequence[str] = (), *, compile_only: bool = False) -> None:
     from rbee_worker.ops.cuda.model import CudaModel
 
     ours = {*NATIVE, "product", "attend_packed", "each", "norm_and", "routed", "split"}
+    ours |= {"product_conv", "product_scan"}
     for family in names or FAMILIES:
 
         def measured(family: str = family) -> None:

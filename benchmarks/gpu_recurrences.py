@@ -1,12 +1,14 @@
 """Recurrences on a GPU: a table of kernels beside fla's, and a whole Mamba of 2.8 billion weights.
 
 python benchmarks/gpu_recurrences.py [kernels] [engine] [--budget SECONDS] [--without-fla] [--quick]
+                                     [--ask MIB]
 
 A kernel's row: microseconds of a launch, the share of that in which the memory could bring its
 numbers, and the largest error of y and of the last state as a share of the largest number of
 float64's row by row. Beside it the same of fla's kernel (flash-linear-attention), if it can be
 imported. Launches take turns with states, so that these come from memory. --quick: tiny shapes in
-Triton's interpreter, where there is no GPU.
+Triton's interpreter, where there is no GPU. --ask: how much of a matrix the engine's launches ask
+for ahead (ops/cuda/kernels/prefetch.py), 0: nothing.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -30,11 +33,12 @@ import torch
 if not torch.cuda.is_available():  # before anything imports Triton
     os.environ["TRITON_INTERPRET"] = "1"
 
-from benchmarks.gpu_engine import Driver, medians
+from benchmarks.gpu_engine import Driver, events, medians
 from benchmarks.gpu_graphs import elapsed, guarded, say, seconds
 from benchmarks.gpu_recurrence_cases import CASES, Case
 from rbee_worker.config import Settings
 from rbee_worker.loading.load import load_engine
+from rbee_worker.ops.cuda.kernels import prefetch
 
 SIZES = ((1, 2048), (8, 2048), (64, 1))
 TRIAL = ((1, 70), (2, 33), (3, 1))
@@ -215,13 +219,16 @@ def kernels(asked: Any) -> None:
 
 
 def engine(asked: Any, layers: int = 64) -> None:
-    """Decoding of 1, 8 and 64 sequences, a prompt of 2,048 tokens, and what its scan takes."""
+    """Decoding of 1, 8 and 64 sequences, a prompt of 2,048 tokens, what its scan takes, and the
+    kernels of a decoding step."""
     path = Path(tempfile.mkdtemp()) / "config.json"
     path.write_text(
         json.dumps({**MAMBA, "num_hidden_layers": layers, **(SMALL if asked.quick else {})})
     )
     small = {"ctx": 256, "kv_tokens": 1024, "token_budget": 64, "max_seqs": 4}
     large = {"ctx": 4096, "kv_tokens": 65536, "token_budget": 8192, "max_seqs": 64}
+    if asked.ask is not None:
+        prefetch.MOST = int(asked.ask * (1 << 20))
     settings = {"model": f"random:bf16:{path}", "backend": "cuda", "prefix_cache": False}
     if asked.quick:
         settings["dtype"] = "f32"
@@ -257,6 +264,9 @@ def engine(asked: Any, layers: int = 64) -> None:
 
         guarded(prefill, f"prefill {count}")
     guarded(lambda: profiled(driver), "profile")
+    guarded(
+        lambda: say(step_profile(events(lambda: driver.decode(1)), layers)), "profile of a step"
+    )
 
 
 def profiled(driver: Driver) -> None:
@@ -275,6 +285,45 @@ def profiled(driver: Driver) -> None:
         say(f"  {part:6.1%} {event.count:>5} x {each:8.1f} us  {event.key[:80]}")
 
 
+def step_profile(traced: Sequence[tuple[str, int, int]], layers: int) -> str:
+    """The kernels of a decoding step, each with the one before it, which says which of several
+    products it is: its share, how many, microseconds of each. traced: name, start and end in
+    nanoseconds of everything that the GPU did.
+
+    A kernel's own time has its wait for the one before it (dependent launch), so the share is of
+    the time by which it moves the end of the work: these times, and those with no work, are the
+    step's.
+    """
+    steps: list[list[tuple[str, int, int, int]]] = []  # (key, own time, moved by, idle before)
+    before, busy_to = "", 0
+    for name, start, end in traced:
+        if name == "_embed":
+            steps.append([])
+        if steps:
+            moved, idle = max(0, end - max(start, busy_to)), max(0, start - busy_to)
+            steps[-1].append((f"{name[:50]} after {before[:40]}", end - start, moved, idle))
+        before, busy_to = name, max(busy_to, end)
+    shapes = Counter(len(step) for step in steps)
+    usual = [step for step in steps if len(step) == shapes.most_common(1)[0][0]][1:]
+    total: dict[str, list[int]] = {}
+    for key, own, moved, _ in (kernel for step in usual for kernel in step):
+        sums = total.setdefault(key, [0, 0, 0])
+        total[key] = [sums[0] + 1, sums[1] + own, sums[2] + moved]
+    idle = sum(kernel[3] for step in usual for kernel in step)
+    whole = idle + sum(sums[2] for sums in total.values())
+    lines = [
+        f"decode 1: {whole / len(usual) / 1e3:.1f} us a step of {len(usual[0])} kernels "
+        f"({len(usual)} steps), {idle / whole:.1%} without work; a layer "
+        f"{whole / len(usual) / 1e3 / layers:.2f} us"
+    ]
+    lines += [
+        f"  {moved / whole:6.1%} {count / len(usual):5.0f} x {moved / count / 1e3:7.2f} us, with "
+        f"its wait {own / count / 1e3:7.2f} us  {key}"
+        for key, (count, own, moved) in sorted(total.items(), key=lambda one: -one[1][2])
+    ]
+    return "\n".join(lines)
+
+
 def print_not(_: object) -> None:
     """Loading is not told."""
 
@@ -285,6 +334,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="tiny shapes, without fla")
     parser.add_argument("--without-fla", action="store_true")
     parser.add_argument("--budget", type=float, default=150.0, help="seconds, then no fla any more")
+    parser.add_argument("--ask", type=float, help="MiB of the next matrix that launches ask for")
     parser.add_argument("--compile", nargs=2, metavar=("NAME", "PART"), help=argparse.SUPPRESS)
     asked = parser.parse_args()
     asked.without_fla = asked.without_fla or asked.quick

@@ -23,19 +23,25 @@ _TURNS = 64  # the most lines that one thread asks for
 
 
 @triton.jit
+def ask(at, wanted):
+    """Ask for the lines at these addresses (pointers or int64), where wanted."""
+    tl.inline_asm_elementwise(
+        "{ .reg .pred p; setp.ne.s32 p, $2, 0; @p prefetch.global.L2 [$1]; mov.u32 $0, 0; }",
+        "=r,l,r",
+        [at.to(tl.int64), wanted.to(tl.int32)],
+        dtype=tl.int32,
+        is_pure=False,
+        pack=1,
+    )
+
+
+@triton.jit
 def ask_for(start, lines, program, THREADS: tl.constexpr, TURNS: tl.constexpr):
     """Ask for this program's share of so many lines: TURNS times one for each of its threads."""
     thread = tl.arange(0, THREADS)
     for turn in range(TURNS):
         line = (program * TURNS + turn) * THREADS + thread
-        tl.inline_asm_elementwise(
-            "{ .reg .pred p; setp.ne.s32 p, $2, 0; @p prefetch.global.L2 [$1]; mov.u32 $0, 0; }",
-            "=r,l,r",
-            [start.to(tl.int64) + line.to(tl.int64) * 128, (line < lines).to(tl.int32)],
-            dtype=tl.int32,
-            is_pure=False,
-            pack=1,
-        )
+        ask(start.to(tl.int64) + line.to(tl.int64) * 128, line < lines)
 
 
 def part_of(matrix: Tensor, part: int, parts: int) -> Tensor | None:

@@ -11,7 +11,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from rbee_worker.ops.cells import CELL, scan_shape
 from rbee_worker.ops.cuda.kernels.launch import dependent, power_of_two
-from rbee_worker.ops.cuda.kernels.prefetch import ask_for, share
+from rbee_worker.ops.cuda.kernels.prefetch import ask, ask_for, share
 from rbee_worker.ops.cuda.kernels.recurrence.rows import by_row, silu, softplus
 from rbee_worker.ops.cuda.kernels.recurrence.state_space import next_row
 
@@ -51,6 +51,8 @@ def _product_scan(
     if TURNS > 0:
         program = group * cells + cell
         ask_for(next_matrix, lines, program, THREADS, TURNS)
+        # The first states too, one line of 128 bytes for two rows of 16 numbers.
+        ask(state + (slot * cells + cell) * STATES * CELL + n * CELL, live & (n % 2 == 0))
     if PDL:
         gdc_wait()
     for seq in range(first, end):
