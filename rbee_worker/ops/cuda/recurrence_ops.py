@@ -186,7 +186,8 @@ class RecurrenceOps(ReferenceOps):
     ) -> Tensor:
         state, sequences = kept(where, name, batch)
         given = (r, k, v, decay, base, bonus)
-        long = self._long(sequences, chunks.FROM)
+        few = sequences.number * state.shape[1] <= segments.FILLED
+        long = few and self._long(sequences, wkv_chunks.FROM)
         run = wkv_chunks.wkv_chunks if long else wkv.wkv
         return run(*given, state, sequences, heads=heads, pdl=self.pdl)
 

@@ -18,6 +18,7 @@ from rbee_worker.ops.cuda.kernels.recurrence.chunks import ROWS, Chunks, Tile, b
 from rbee_worker.ops.cuda.kernels.recurrence.decayed import logarithms, rows_of, write_products
 from rbee_worker.ops.cuda.kernels.recurrence.rows import Sequences, by_row
 
+FROM = 512  # rows of the longest of few sequences from which on chunks are faster
 _FEW = Tile(32, 4, 3)
 _WARPS = 4
 

@@ -54,9 +54,8 @@ def _matrices(
     heads, SIZE: tl.constexpr, SP: tl.constexpr, ROWS: tl.constexpr, WAY: tl.constexpr,
     PDL: tl.constexpr,
 ):  # fmt: skip
-    """Grid (2 * chunks, heads, sequences), the halves of the work by turns: A and B, u decayed from
-    the chunk's start on, u a and c to its end, and the decay of all of it; what is A and B for r,
-    that of u a negative, and r decayed."""
+    """Grid (chunks, heads, sequences): A, B, and the same of r, that of u a negative; u and r
+    decayed from the chunk's start on, u a and c to its end, and the decay of all of it."""
     if PDL:
         gdc_launch_dependents()
     head, seq = tl.program_id(1), tl.program_id(2)
@@ -64,48 +63,41 @@ def _matrices(
     live, key = n < SIZE, head * SIZE + n
     gone = tl.load(removal + key, mask=live, other=0.0)
     again = tl.load(renewal + key, mask=live, other=0.0)
+    extra = tl.load(bonus + key, mask=live, other=0.0)
     if PDL:
         gdc_wait()
-    place, start, end = begin(starts, seq, tl.program_id(0) // 2, head, heads, ROWS)
+    place, start, end = begin(starts, seq, tl.program_id(0), head, heads, ROWS)
     if start >= end:
         return
     t = start + i
     own = (t < end)[:, None] & live[None, :]
-    keys = _rows_of(k, k_stride, t, key, own)
+    here, keys = _rows_of(r, r_stride, t, key, own), _rows_of(k, k_stride, t, key, own)
     a = 1.0 / (1.0 + tl.exp(-_rows_of(rate, rate_stride, t, key, own)))
     u = keys * gone[None, :]
     u = u / tl.maximum(tl.sqrt_rn(tl.sum(u * u, 1)), _LEAST)[:, None]
     c = keys * (1.0 + (a - 1.0) * again[None, :])
     a = u * a
+    tl.store(owns + place * ROWS + i, tl.sum(here * c * extra[None, :], 1))
     passed = _FASTEST / (1.0 + tl.exp(-_rows_of(decay, decay_stride, t, key, own)))
     passed = tl.where(own, passed, 0.0)
     upto, whole = tl.cumsum(passed, 0), tl.sum(passed, 0)
-    middle = tl.sum(tl.where((i < ROWS // 2)[:, None], passed, 0.0), 0)[None, :]
+    middle = tl.sum(tl.where((i < ROWS // 2)[:, None], passed, 0.0), 0)
     at = place * ROWS * SP + i[:, None] * SP + n[None, :]
-    square = place * ROWS * ROWS + i[:, None] * ROWS + i[None, :]
-    before = tl.exp(middle - upto)
-    if tl.program_id(0) % 2 == 0:
-        behind = tl.exp(whole[None, :] - upto)
-        tl.store(unseen + at, u * tl.exp(upto - passed))
-        tl.store(removed + at, a * behind)
-        tl.store(added + at, c * behind)
-        tl.store(wholes + place * SP + n, tl.exp(whole))
-        u *= tl.exp(upto - passed - middle)
-        earlier = i[:, None] > i[None, :]
-        found = dot(u, tl.trans(a * before), WAY)
-        tl.store(matrices + square, tl.where(earlier, found, 0.0))
-        found = dot(u, tl.trans(c * before), WAY)
-        tl.store(brought + square, tl.where(earlier, found, 0.0))
-    else:
-        here = _rows_of(r, r_stride, t, key, own)
-        extra = tl.load(bonus + key, mask=live, other=0.0)
-        tl.store(owns + place * ROWS + i, tl.sum(here * c * extra[None, :], 1))
-        tl.store(queries + at, (here * tl.exp(upto)).to(queries.dtype.element_ty))
-        here *= tl.exp(upto - middle)
-        found = -dot(here, tl.trans(a * before), WAY)
-        tl.store(of_seen + square, found.to(of_seen.dtype.element_ty))
-        found = dot(here, tl.trans(c * before), WAY)
-        tl.store(of_value + square, found.to(of_value.dtype.element_ty))
+    behind = tl.exp(whole[None, :] - upto)
+    tl.store(unseen + at, u * tl.exp(upto - passed))
+    tl.store(queries + at, (here * tl.exp(upto)).to(queries.dtype.element_ty))
+    tl.store(removed + at, a * behind)
+    tl.store(added + at, c * behind)
+    tl.store(wholes + place * SP + n, tl.exp(whole))
+    upto -= middle[None, :]
+    u, here, behind = u * tl.exp(upto - passed), here * tl.exp(upto), tl.exp(-upto)
+    a, c = tl.trans(a * behind), tl.trans(c * behind)
+    at = place * ROWS * ROWS + i[:, None] * ROWS + i[None, :]
+    earlier = i[:, None] > i[None, :]
+    tl.store(matrices + at, tl.where(earlier, dot(u, a, WAY), 0.0))
+    tl.store(brought + at, tl.where(earlier, dot(u, c, WAY), 0.0))
+    tl.store(of_seen + at, (-dot(here, a, WAY)).to(of_seen.dtype.element_ty))
+    tl.store(of_value + at, dot(here, c, WAY).to(of_value.dtype.element_ty))
 
 
 @triton.jit
@@ -178,8 +170,7 @@ def wkv_delta_chunks(
     unseen, removed, added = (chunks.empty(*rows) for _ in range(3))
     queries, seen = chunks.empty(*rows, brief=True), chunks.empty(ROWS, size, brief=True)
     wholes, owns = chunks.empty(chunks.padded), chunks.empty(ROWS)
-    number, _, count = chunks.grid
-    _matrices[(2 * number, heads, count)](
+    _matrices[chunks.grid](
         r, k, decay, rate, removal, renewal, bonus, starts, matrices, brought, of_seen, of_value,
         unseen, queries, removed, added, wholes, owns, r.stride(0), k.stride(0), decay.stride(0),
         rate.stride(0), heads, SIZE=size, WAY=chunks.way, num_warps=_WARPS, num_stages=1,
