@@ -24,27 +24,31 @@ from rbee_worker.ops.cpu.kernels.product.panel_layout_avx2 import (
     VECTOR,
     Layout,
 )
+from rbee_worker.ops.cpu.shared.held import HELD
 from rbee_worker.ops.cpu.shared.forms import BYTES, SCALE, SUM
 
 _I32, _F32, _I8 = (e.ir.VectorType(t, n) for t, n in ((e.i32, 8), (e.f32, 8), (e.i8, 32)))
 Grid = list[list[e.Value]]  # [token][half]
+LINE = 64
 
 
 def step(name: str, form: str) -> Any:
-    """An operation `(sums, x, given, p, blocks)`: adds the panel at p times so many blocks of the
-    4 tokens at x to the vectors at `sums`, one for each token; given: what `begin` wrote."""
+    """An operation `(sums, x, given, p, blocks, other, each)`: adds the panel at p times so many
+    blocks of the 4 tokens at x to the vectors at `sums`, one for each token; given: what `begin`
+    wrote. With each block (of each plane), the next `each` bytes from `other` on are prefetched."""
     layout = Layout(name, form)
 
     def write(
-        b: e.Builder, sums: e.Value, x: e.Value, given: e.Value, p: e.Value, count: e.Value
-    ) -> None:
-        work = _Work(b, layout, sums, x, given, p)
+        b: e.Builder, sums: e.Value, x: e.Value, given: e.Value, p: e.Value, count: e.Value,
+        other: e.Value, each: e.Value,
+    ) -> None:  # fmt: skip
+        work = _Work(b, layout, sums, x, given, p, other, each)
         if layout.whole:
             work.unit()
         else:
             work.blocks(count)
 
-    return op(Void, Ptr, Ptr, Ptr, Ptr, Int)(write)
+    return op(Void, Ptr, Ptr, Ptr, Ptr, Int, Ptr, Int)(write)
 
 
 class _Work(NamedTuple):
@@ -56,6 +60,8 @@ class _Work(NamedTuple):
     x: e.Value
     given: e.Value
     p: e.Value
+    other: e.Value
+    each: e.Value
 
     def blocks(self, count: e.Value) -> None:
         """Blocks of 32 columns, each with its own scale."""
@@ -63,6 +69,7 @@ class _Work(NamedTuple):
 
         def body(j: e.Value, _none: list[e.Value]) -> list[e.Value]:
             x, p = self._x(j), self._p(j)
+            self._prefetch(j)
             if layout.words:
                 given = b.add(self.given, b.mul(j, e.number(TILE * VECTOR)))
                 wholes = self._words(p, given)
@@ -83,6 +90,7 @@ class _Work(NamedTuple):
             def add(j: e.Value, carried: list[e.Value]) -> list[e.Value]:
                 x, p = e.at(b, self._x(j), planes[plane]), self._p(j)
                 totals, halves = _grid(carried), layout.encoding.halves
+                self._prefetch(b.add(j, e.number(BLOCKS * plane)))
                 for n, run in enumerate((range(4), range(4, 8)) if halves else (range(8),)):
                     totals = self._bytes(
                         p, x, run, self._pair(p, layout.weights + VECTOR * n), totals
@@ -171,7 +179,7 @@ class _Work(NamedTuple):
                     for h in range(2):
                         pairs = e.call(b, "llvm.x86.avx2.pmadd.ub.sw", I16, (w[h], s))
                         sums[t][h] = pairs if sums[t][h] is None else b.add(sums[t][h], pairs)
-                _fence(b)
+                sums = _fence(b, sums)
             widened = [
                 [e.call(b, _MADDWD, _I32, (sums[t][h], by[h])) for h in range(2)]
                 for t in range(TILE)
@@ -191,8 +199,17 @@ class _Work(NamedTuple):
                     s = self._splat(e.at(b, given, VECTOR * t + HALF * odd + 4 * k))
                     for h in range(2):
                         sums[t][h] = b.add(sums[t][h], _maddwd(b, s, w[h]))
-                _fence(b)
+                sums = _fence(b, sums)
         return sums
+
+    def _prefetch(self, turn: e.Value) -> None:
+        b = self.b
+        at = b.add(self.other, b.mul(turn, self.each))
+
+        unit = HELD[self.layout.name]
+        strip = unit.nbytes * BLOCKS * 32 // unit.columns
+        for n in range(-(-strip // (2 * BLOCKS * len(k_steps.planes(self.layout.form)) * LINE))):
+            e.prefetch(b, b.add(at, e.number(LINE * n)))
 
     def _x(self, j: e.Value) -> e.Value:
         return self.b.add(self.x, self.b.mul(j, e.number(k_steps.block_step(self.layout.form))))
@@ -236,6 +253,12 @@ def _grid(values: Sequence[e.Value]) -> Grid:
     return [list(values[2 * t : 2 * t + 2]) for t in range(TILE)]
 
 
-def _fence(b: e.Builder) -> None:
-    """LLVM moves no load or store over this; it is no instruction."""
-    b.asm(e.ir.FunctionType(e.void, []), "", "~{memory}", [], True)
+def _fence(b: e.Builder, sums: Grid) -> Grid:
+    """The same sums. LLVM moves no load or store over this and joins no additions before it with
+    those after it, so they stay in their registers; it is no instruction."""
+    values = [v for row in sums for v in row]
+    kinds = [v.type for v in values]
+    places = [*(["=x"] * len(values)), *map(str, range(len(values))), "~{memory}"]
+    kind = e.ir.FunctionType(e.ir.LiteralStructType(kinds), kinds)
+    found = b.asm(kind, "", ",".join(places), values, True)
+    return _grid([b.extract_value(found, n) for n in range(len(values))])
