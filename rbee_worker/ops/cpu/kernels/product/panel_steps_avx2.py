@@ -15,11 +15,13 @@ from typing import Any, NamedTuple
 
 from rbee_worker.ops.cpu.compiler import emit as e
 from rbee_worker.ops.cpu.compiler.simd import Int, Ptr, Void, op
-from rbee_worker.ops.cpu.kernels.product import k_steps, steps
+from rbee_worker.ops.cpu.kernels.product import k_steps
 from rbee_worker.ops.cpu.kernels.product.panel_layout_avx2 import (
     BLOCKS,
     HALF,
+    I8,
     I16,
+    I32,
     TILE,
     VECTOR,
     Layout,
@@ -27,7 +29,7 @@ from rbee_worker.ops.cpu.kernels.product.panel_layout_avx2 import (
 from rbee_worker.ops.cpu.shared.held import HELD
 from rbee_worker.ops.cpu.shared.forms import BYTES, SCALE, SUM
 
-_I32, _F32, _I8 = (e.ir.VectorType(t, n) for t, n in ((e.i32, 8), (e.f32, 8), (e.i8, 32)))
+_F32 = e.ir.VectorType(e.f32, 8)
 Grid = list[list[e.Value]]  # [token][half]
 LINE = 64
 
@@ -71,11 +73,10 @@ class _Work(NamedTuple):
             x, p = self._x(j), self._p(j)
             self._prefetch(j)
             if layout.words:
-                given = b.add(self.given, b.mul(j, e.number(TILE * VECTOR)))
-                wholes = self._words(p, given)
+                wholes = self._words(p, self._given(j))
             else:
                 ones = [e.const(1, I16)] * 2
-                wholes = self._bytes(p, x, range(8), ones, self._starts(x))
+                wholes = self._bytes(p, x, range(8), ones, self._given(j))
             self._settle(x, p, wholes)
             return []
 
@@ -89,25 +90,23 @@ class _Work(NamedTuple):
         def body(plane: int) -> Any:
             def add(j: e.Value, carried: list[e.Value]) -> list[e.Value]:
                 x, p = e.at(b, self._x(j), planes[plane]), self._p(j)
-                totals, halves = _grid(carried), layout.encoding.halves
+                totals, size = _grid(carried), 8 // layout.runs
                 self._prefetch(b.add(j, e.number(BLOCKS * plane)))
-                for n, run in enumerate((range(4), range(4, 8)) if halves else (range(8),)):
-                    totals = self._bytes(
-                        p, x, run, self._pair(p, layout.weights + VECTOR * n), totals
-                    )
-                if layout.encoding.offset:
-                    at = b.add(self.given, b.mul(j, e.number(TILE * 4)))
-                    offsets = self._pair(p, layout.weights + VECTOR * (layout.scales - 1))
-                    for t in range(TILE):
-                        both = self._splat(e.at(b, at, layout.plane * plane + 4 * t))
-                        for h in range(2):
-                            totals[t][h] = b.add(totals[t][h], _maddwd(b, both, offsets[h]))
+                for n in range(layout.runs):
+                    run, by = range(n * size, (n + 1) * size), layout.weights + VECTOR * n
+                    given = e.at(b, self._given(j, plane), TILE * 4 * n)
+                    totals = self._bytes(p, x, run, self._pair(p, by), given, totals)
                 return [v for row in totals for v in row]
 
             return add
 
-        nothing, last = [e.const(0, _I32)] * (2 * TILE), e.number(BLOCKS)
-        found = [_grid(e.loop(b, e.number(0), last, nothing, body(n))) for n in range(len(planes))]
+        found, begun = [], [e.const(0, I32)] * 2
+        for n in range(len(planes)):
+            if n and layout.biased:
+                at = BLOCKS * layout.step + VECTOR
+                begun = [e.load(b, e.at(b, self.p, at + HALF * h), I32, HALF) for h in range(2)]
+            last = e.number(BLOCKS)
+            found.append(_grid(e.loop(b, e.number(0), last, begun * TILE, body(n))))
         self._settle_unit(found)
 
     def _settle_unit(self, found: Sequence[Grid]) -> None:
@@ -154,34 +153,27 @@ class _Work(NamedTuple):
                     total = _fma(b, m[h], self._splat(e.at(b, at, SUM), _F32), total)
                 e.store(b, e.at(b, self.sums, VECTOR * t + HALF * h), total, HALF)
 
-    def _starts(self, x: e.Value) -> Grid | None:
-        """What sums of a block begin with, -offset * sum x; None: zero."""
-        offset = self.layout.encoding.offset
-        if not offset:
-            return None
-        out = []
-        for t in range(TILE):
-            less = self._splat(e.at(self.b, x, BYTES[self.layout.form] * t + steps.LESS8))
-            out.append([self.b.shl(less, e.const(offset.bit_length() - 4, _I32))] * 2)
-        return out
-
     def _bytes(
-        self, p: e.Value, x: e.Value, run: range, by: Sequence[e.Value], totals: Grid | None
-    ) -> Grid:
+        self, p: e.Value, x: e.Value, run: range, by: Sequence[e.Value], given: e.Value,
+        totals: Grid | None = None,
+    ) -> Grid:  # fmt: skip
         """totals + by * the products of the vectors in `run` with the bytes at x."""
         b = self.b
         for first in range(run.start, run.stop, self.layout.together):
             sums: Any = [[None, None] for _ in range(TILE)]
+            if self.layout.encoding.offset:
+                starts = (b.bitcast(self._splat(e.at(b, given, 4 * t)), I16) for t in range(TILE))
+                sums = [[one, one] for one in starts]
             for k in range(first, min(first + self.layout.together, run.stop)):
-                w = [e.load(b, e.at(b, p, VECTOR * k + HALF * h), _I8, HALF) for h in range(2)]
+                w = [e.load(b, e.at(b, p, VECTOR * k + HALF * h), I8, HALF) for h in range(2)]
                 for t in range(TILE):
-                    s = b.bitcast(self._splat(e.at(b, x, BYTES[self.layout.form] * t + 4 * k)), _I8)
+                    s = b.bitcast(self._splat(e.at(b, x, BYTES[self.layout.form] * t + 4 * k)), I8)
                     for h in range(2):
                         pairs = e.call(b, "llvm.x86.avx2.pmadd.ub.sw", I16, (w[h], s))
                         sums[t][h] = pairs if sums[t][h] is None else b.add(sums[t][h], pairs)
                 sums = _fence(b, sums)
             widened = [
-                [e.call(b, _MADDWD, _I32, (sums[t][h], by[h])) for h in range(2)]
+                [e.call(b, _MADDWD, I32, (sums[t][h], by[h])) for h in range(2)]
                 for t in range(TILE)
             ]
             totals = widened if totals is None else _added(b, totals, widened)
@@ -191,7 +183,7 @@ class _Work(NamedTuple):
     def _words(self, p: e.Value, given: e.Value) -> Grid:
         """The products of all 32 columns as 16-bit numbers."""
         b = self.b
-        sums: Grid = [[e.const(0, _I32)] * 2 for _ in range(TILE)]
+        sums: Grid = [[e.const(0, I32)] * 2 for _ in range(TILE)]
         for k in range(8):
             for odd in range(2):
                 w = self._pair(p, VECTOR * (2 * k + odd))
@@ -214,6 +206,11 @@ class _Work(NamedTuple):
     def _x(self, j: e.Value) -> e.Value:
         return self.b.add(self.x, self.b.mul(j, e.number(k_steps.block_step(self.layout.form))))
 
+    def _given(self, j: e.Value, plane: int = 0) -> e.Value:
+        step = self.layout.given_step
+        at = e.at(self.b, self.given, BLOCKS * step * plane)
+        return self.b.add(at, self.b.mul(j, e.number(step)))
+
     def _p(self, j: e.Value) -> e.Value:
         return self.b.add(self.p, self.b.mul(j, e.number(self.layout.step)))
 
@@ -227,18 +224,18 @@ class _Work(NamedTuple):
     def _sum(self, t: int, h: int) -> e.Value:
         return e.load(self.b, e.at(self.b, self.sums, VECTOR * t + HALF * h), _F32, HALF)
 
-    def _splat(self, p: e.Value, kind: Any = _I32) -> e.Value:
+    def _splat(self, p: e.Value, kind: Any = I32) -> e.Value:
         one = e.load(self.b, p, kind.element, 4)
         undefined = e.ir.Constant(kind, e.ir.Undefined)
         first = self.b.insert_element(undefined, one, e.number(0, e.i32))
-        return self.b.shuffle_vector(first, undefined, e.const(0, _I32))
+        return self.b.shuffle_vector(first, undefined, e.const(0, I32))
 
 
 _MADDWD = "llvm.x86.avx2.pmadd.wd"
 
 
 def _maddwd(b: e.Builder, x: e.Value, y: e.Value) -> e.Value:
-    return e.call(b, _MADDWD, _I32, (b.bitcast(x, I16), b.bitcast(y, I16)))
+    return e.call(b, _MADDWD, I32, (b.bitcast(x, I16), b.bitcast(y, I16)))
 
 
 def _added(b: e.Builder, x: Grid, y: Grid) -> Grid:
