@@ -32,6 +32,7 @@ from rbee_worker.ops.cpu.shared.isa import dot_of
 
 FEWEST = 2 * TILE  # tokens; with fewer, unpacking costs what is gained
 MOST = 64  # tokens of a panel: unpacking is then a thirtieth of the time
+AHEAD = 2  # strips from one that is unpacked to the one that is prefetched meanwhile
 GROUPS = 16  # groups of 16 rows whose sums are kept at a time
 
 # A constant while a kernel is translated.
@@ -85,9 +86,8 @@ def _groups(name: str, form: str) -> Callable[..., None]:
                 start(place(x, token, tile), given + tile * given_step, blocks)
             for g in range(groups):
                 unpack_strip(w + (g * units + u) * unit, panel, blocks)
-                other = w + ((g + 1) * units + u) * unit  # the strip that is unpacked next
-                if g + 1 == groups:
-                    other = w + (u + per) * unit
+                later = s.imod(g + AHEAD, groups) * units + u + s.idiv(g + AHEAD, groups) * per
+                other = w + later * unit
                 over_tokens(tiles, x, token, panel, given, sums + g * sums_step, blocks, other)
             x += x_step
         for t in range(n):
