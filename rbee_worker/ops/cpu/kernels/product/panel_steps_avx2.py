@@ -1,8 +1,9 @@
 """Panels of `panels_avx2.py` times 4 tokens.
 
 Each half of a vector is a register of AVX2, and there are 16: 8 hold the sums of 4 tokens, the
-others weights, activations and products. LLVM would move loads up until it has no register left; it
-moves none over a fence, of which one stands after every few columns.
+others weights, activations and products. LLVM would move loads up until it has no register left,
+and add products to each other before it adds them to a sum; it does neither over a fence, of which
+one stands after every few columns.
 
 Sums of bytes are widened and, in K formats, scaled by one instruction. All integers are exact, and
 floats are joined as in `steps.py` and `k_steps.py`: bitwise the same sums.
@@ -26,18 +27,18 @@ from rbee_worker.ops.cpu.kernels.product.panel_layout_avx2 import (
     VECTOR,
     Layout,
 )
-from rbee_worker.ops.cpu.shared.held import HELD
 from rbee_worker.ops.cpu.shared.forms import BYTES, SCALE, SUM
+from rbee_worker.ops.cpu.shared.held import HELD
 
 _F32 = e.ir.VectorType(e.f32, 8)
 Grid = list[list[e.Value]]  # [token][half]
-LINE = 64
+LINE, LEAST = 64, 2  # bytes of a cache line; tiles that a panel is made for
 
 
 def step(name: str, form: str) -> Any:
     """An operation `(sums, x, given, p, blocks, other, each)`: adds the panel at p times so many
     blocks of the 4 tokens at x to the vectors at `sums`, one for each token; given: what `begin`
-    wrote. With each block (of each plane), the next `each` bytes from `other` on are prefetched."""
+    wrote. With each block, in each plane, the next `each` bytes from `other` on are prefetched."""
     layout = Layout(name, form)
 
     def write(
@@ -195,13 +196,13 @@ class _Work(NamedTuple):
         return sums
 
     def _prefetch(self, turn: e.Value) -> None:
-        b = self.b
-        at = b.add(self.other, b.mul(turn, self.each))
-
-        unit = HELD[self.layout.name]
+        """As many lines as are due with the fewest tiles; with more, some are asked for again."""
+        b, unit = self.b, HELD[self.layout.name]
+        turns = LEAST * BLOCKS * len(k_steps.planes(self.layout.form))
         strip = unit.nbytes * BLOCKS * 32 // unit.columns
-        for n in range(-(-strip // (2 * BLOCKS * len(k_steps.planes(self.layout.form)) * LINE))):
-            e.prefetch(b, b.add(at, e.number(LINE * n)))
+        at = b.add(self.other, b.mul(turn, self.each))
+        for n in range(-(-strip // (turns * LINE))):
+            e.prefetch(b, e.at(b, at, LINE * n))
 
     def _x(self, j: e.Value) -> e.Value:
         return self.b.add(self.x, self.b.mul(j, e.number(k_steps.block_step(self.layout.form))))

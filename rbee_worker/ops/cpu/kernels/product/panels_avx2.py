@@ -24,13 +24,13 @@ from rbee_worker.ops.cpu.kernels.product.panel_layout_avx2 import (
     begin,
     unpack,
 )
-from rbee_worker.ops.cpu.kernels.product.panel_steps_avx2 import step
+from rbee_worker.ops.cpu.kernels.product.panel_steps_avx2 import LEAST, step
 from rbee_worker.ops.cpu.kernels.product.panels import clear, put
 from rbee_worker.ops.cpu.shared.forms import BYTES, TOKENS
 from rbee_worker.ops.cpu.shared.held import HELD
 from rbee_worker.ops.cpu.shared.isa import dot_of
 
-FEWEST = 2 * TILE  # tokens; with fewer, unpacking costs what is gained
+FEWEST = LEAST * TILE  # tokens; with fewer, unpacking costs what is gained
 MOST = 64  # tokens of a panel: unpacking is then a thirtieth of the time
 AHEAD = 2  # strips from one that is unpacked to the one that is prefetched meanwhile
 GROUPS = 16  # groups of 16 rows whose sums are kept at a time
