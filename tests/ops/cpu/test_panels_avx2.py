@@ -124,7 +124,29 @@ def test_which_products_have_panels():
     assert not suits("bf16", "b16")
     for name, form in [*KINDS, *MORE]:
         layout = Layout(name, form)
-        if suits(name, form) and not layout.words:
-            most = 2 * layout.encoding.top * 128
-            assert layout.together * most < 1 << 15
-            assert layout.together >= 2
+        if not suits(name, form) or layout.words:
+            continue
+        top, offset, columns = layout.encoding.top, layout.encoding.offset, 2 * layout.together
+        assert 2 * top * 128 < 1 << 15
+        if offset:  # sums end with as many signed weights; only low bytes of activations are -128
+            assert top == 2 * offset - 1
+            assert columns == 16 // layout.runs
+            assert columns * offset * 127 < 1 << 15
+            assert columns * offset * 128 <= 1 << 15
+        else:
+            assert columns * top * 128 < 1 << 15
+            assert columns >= 4
+
+
+def test_low_bytes_of_minus_128_by_the_least_weights(avx2):
+    """Sums of 16 bits that only fit because they begin with 1 less."""
+    rows, cols = 32, 256
+    raw = np.zeros((rows, FORMATS["Q6_K"].bytes), np.uint8)
+    raw[:, 192:208] = np.where(np.arange(rows) % 2, 127, 128)[:, None]  # scales of -32 each
+    raw[:, 208:] = np.full((rows, 1), 0.01, np.float16).view(np.uint8)
+    m = Matrix("q6_k", rows, cols, repacked(avx2, "q6_k", raw), values("Q6_K", raw).astype("f8"))
+    x = np.full((FEWEST, cols), -128 / 32512, np.float32)
+    x[:, 0], x[1::2, 1:] = 1, 128 / 32512
+    got = product(avx2, m, x, form="k16")
+    np.testing.assert_array_equal(got, in_tiles(avx2, m, x, "k16"))
+    np.testing.assert_allclose(got, rounded(x, 32512, 256) @ m.values.T, rtol=1e-6)

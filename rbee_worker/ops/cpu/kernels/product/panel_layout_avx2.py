@@ -2,12 +2,13 @@
 
 A strip of 16 rows and 256 columns: 8 units of 32 columns (fewer at a row's end), or a unit of a K
 format. A block of 32 columns has 8 vectors of bytes or 16 of 16-bit numbers; then its scale as
-floats, or the scale of each half twice in the 16-bit halves of a lane, and where weights have an
-offset, both scales times -offset; then minimums. A K format's d follows after the last block.
+floats, or the scale of each half twice in the 16-bit halves of a lane; then minimums. A K format's
+d follows after the last block, and where sums are `biased` what makes up for it.
 
 Bytes of up to 127 are multiplied as such: sums of pairs of products, and of several pairs, fit into
-16 bits (`together`). Larger bytes, and activations of form i16, become 16-bit numbers, which take
-twice the instructions.
+16 bits (`together`). Where weights have an offset, the sums of a run of columns begin with -offset
+times the activations: they may wrap on the way, but what they end with, sum (u - offset) x, fits.
+Larger bytes, and activations of form i16, become 16-bit numbers, which take twice the instructions.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from rbee_worker.ops.cpu.shared.held import HELD
 TILE = 4  # tokens
 BLOCKS = k_steps.CELLS  # of a strip, at most
 VECTOR, HALF = 64, 32  # bytes
-I16 = e.ir.VectorType(e.i16, 16)  # half a vector
+I8, I16, I32 = (e.ir.VectorType(t, 256 // t.width) for t in (e.i8, e.i16, e.i32))  # half a vector
 
 
 class Layout(NamedTuple):
@@ -56,9 +57,7 @@ class Layout(NamedTuple):
     @property
     def scales(self) -> int:
         """Vectors of a block's scales."""
-        if not self.whole:
-            return 1
-        return (2 if self.encoding.halves else 1) + (1 if self.encoding.offset else 0)
+        return self.runs if self.whole else 1
 
     @property
     def minimums(self) -> int:
@@ -73,25 +72,37 @@ class Layout(NamedTuple):
     @property
     def nbytes(self) -> int:
         """Bytes of a panel."""
-        return BLOCKS * self.step + VECTOR
+        return BLOCKS * self.step + 2 * VECTOR
+
+    @property
+    def runs(self) -> int:
+        """Runs of a block's columns that are summed apart."""
+        return 2 if self.encoding.halves else 1
 
     @property
     def together(self) -> int:
         """Vectors of bytes whose sums of products fit into 16 bits."""
-        return min(32767 // (2 * self.encoding.top * 128), 4 if self.encoding.halves else 8)
+        run = 8 // self.runs
+        return run if self.encoding.offset else min(32767 // (2 * self.encoding.top * 128), run)
 
     @property
-    def plane(self) -> int:
-        """Bytes of a plane of what `begin` writes for a tile."""
-        return BLOCKS * TILE * 4
+    def biased(self) -> bool:
+        """Whether sums of the low bytes of activations, which may all be -128, begin with 1 less:
+        -offset * -128 in each of so many columns would be 32768."""
+        return bool(self.form == "k16" and self.encoding.offset)
+
+    @property
+    def given_step(self) -> int:
+        """Bytes of what `begin` writes for a tile and block, in each plane."""
+        if self.words:
+            return TILE * VECTOR
+        return TILE * 4 * self.runs if self.encoding.offset else 0
 
     @property
     def given(self) -> int:
         """Bytes of what `begin` writes for a tile."""
-        if self.words:
-            return BLOCKS * TILE * VECTOR
-        pairs = self.whole and self.encoding.offset
-        return self.plane * len(k_steps.planes(self.form)) if pairs else 0
+        planes = 1 if self.words else len(k_steps.planes(self.form))
+        return BLOCKS * self.given_step * planes
 
 
 def suits(name: str, form: str) -> bool:
@@ -109,7 +120,7 @@ def unpack(name: str, form: str) -> Any:
         pen = Pen(b, target)
         unit, start = pen.ref(p), pen.ref(to)
 
-        def body(j: e.Value, _none: list[e.Value]) -> list[e.Value]:
+        def body(j: e.Value, scales: list[e.Value]) -> list[e.Value]:
             block = read(pen, unit if layout.whole else unit + pen.ref(j) * nbytes, pen.ref(j))
             at, kept = start + pen.ref(j) * layout.step, block.w
             if layout.words:
@@ -117,13 +128,17 @@ def unpack(name: str, form: str) -> Any:
             kept = [*kept, *_scales(pen, layout, block), *(block.m or ())[: layout.minimums]]
             for k, v in enumerate(kept):
                 e.store(b, (at + VECTOR * k).value, v.value, VECTOR)
-            return []
+            low, high = block.scale or (pen.izeros(),) * 2
+            return [(pen.vec(v) + low + high).value for v in scales]
 
-        e.loop(b, e.number(0), count, [], body)
+        scales = e.loop(b, e.number(0), count, [e.const(0)] if layout.biased else [], body)
         if layout.whole:
             d = read(pen, unit, pen.ref(e.number(0))).unit
             assert d is not None
             e.store(b, (start + BLOCKS * layout.step).value, d.value, VECTOR)
+        for v in scales:  # each is multiplied by two 16-bit sums that are 1 less
+            v = b.shl(v, e.const(1))
+            e.store(b, (start + (BLOCKS * layout.step + VECTOR)).value, v, VECTOR)
 
     return op(Void, Ptr, Ptr, Int, target=True)(write)
 
@@ -143,12 +158,7 @@ def _scales(pen: Pen, layout: Layout, block: blocks.Block) -> list[Vec]:
     if not layout.whole:
         return [block.d[0]]
     assert block.scale is not None
-    scale = block.scale if layout.encoding.halves else block.scale[:1]
-    found = [_both(one, one) for one in scale]
-    if layout.encoding.offset:
-        by = layout.encoding.offset.bit_length() - 1
-        found.append(_both(*(pen.izeros() - (one << by) for one in scale)))
-    return found
+    return [_both(one, one) for one in block.scale[: layout.runs]]
 
 
 def _both(low: Vec, high: Vec) -> Vec:
@@ -160,7 +170,8 @@ def begin(name: str, form: str) -> Any:
     """An operation `(x, to, blocks)`: what the tile at x needs besides its prepared activations.
 
     For 16-bit products, the numbers of each block and token: those of even columns, then those of
-    odd ones. For an offset in K formats, in each plane, block and token, the sums of both halves.
+    odd ones. For an offset, in each plane, block and run of columns, what the sums of each token
+    begin with, two of 16 bits.
     """
     layout = Layout(name, form)
     step = k_steps.block_step(form)
@@ -177,27 +188,35 @@ def begin(name: str, form: str) -> Any:
             e.store(b, e.at(b, to, VECTOR * t), even, HALF)
             e.store(b, e.at(b, to, VECTOR * t + HALF), odd, HALF)
 
-    def pairs(b: e.Builder, x: e.Value, to: e.Value) -> None:
-        less = (k_steps.LESS_HIGH, k_steps.LESS_LOW)[: len(k_steps.planes(form))]
-        for plane, places in enumerate(less):
+    def starts(b: e.Builder, x: e.Value, to: e.Value) -> None:
+        offset = e.const(layout.encoding.offset, I8)
+        for plane, place in enumerate(k_steps.planes(form)):
+            less = e.const(-1 if plane and layout.biased else 0, I16)
             for t in range(TILE):
-                low, high = (
-                    b.ashr(
-                        b.neg(e.load(b, e.at(b, x, BYTES[form] * t + place), e.i32, 4)),
-                        e.number(5, e.i32),
-                    )
-                    for place in places
-                )
-                both = b.or_(b.and_(low, e.number(0xFFFF, e.i32)), b.shl(high, e.number(16, e.i32)))
-                e.store(b, e.at(b, to, layout.plane * plane + 4 * t), both, 4)
+                v = e.load(b, e.at(b, x, BYTES[form] * t + place), I8)
+                sums = e.call(b, "llvm.x86.avx2.pmadd.ub.sw", I16, (offset, v))
+                for distance in (1, 2) if layout.runs == 2 else (1, 2, 4):
+                    sums = b.add(sums, _moved(b, sums, distance))
+                found = b.bitcast(b.sub(less, sums), I32)
+                at = e.at(b, to, BLOCKS * layout.given_step * plane + 4 * t)
+                for run in range(layout.runs):
+                    one = b.extract_element(found, e.number(4 * run, e.i32))
+                    e.store(b, e.at(b, at, TILE * 4 * run), one, 4)
 
     def write(b: e.Builder, x: e.Value, to: e.Value, count: e.Value) -> None:
         def body(j: e.Value, _none: list[e.Value]) -> list[e.Value]:
-            make, size = (words, TILE * VECTOR) if layout.words else (pairs, TILE * 4)
-            make(b, b.add(x, b.mul(j, e.number(step))), b.add(to, b.mul(j, e.number(size))))
+            make, size = words if layout.words else starts, e.number(layout.given_step)
+            make(b, b.add(x, b.mul(j, e.number(step))), b.add(to, b.mul(j, size)))
             return []
 
         if layout.given:
             e.loop(b, e.number(0), count, [], body)
 
     return op(Void, Ptr, Ptr, Int)(write)
+
+
+def _moved(b: e.Builder, v: e.Value, distance: int) -> e.Value:
+    """The 32-bit lanes of v exchanged with those so many lanes away, a power of two."""
+    lanes = b.bitcast(v, I32)
+    order = e.vector([n ^ distance for n in range(8)])
+    return b.bitcast(b.shuffle_vector(lanes, lanes, order), I16)

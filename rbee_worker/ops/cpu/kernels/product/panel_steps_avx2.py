@@ -1,8 +1,9 @@
 """Panels of `panels_avx2.py` times 4 tokens.
 
 Each half of a vector is a register of AVX2, and there are 16: 8 hold the sums of 4 tokens, the
-others weights, activations and products. LLVM would move loads up until it has no register left; it
-moves none over a fence, of which one stands after every few columns.
+others weights, activations and products. LLVM would move loads up until it has no register left,
+and add products to each other before it adds them to a sum; it does neither over a fence, of which
+one stands after every few columns.
 
 Sums of bytes are widened and, in K formats, scaled by one instruction. All integers are exact, and
 floats are joined as in `steps.py` and `k_steps.py`: bitwise the same sums.
@@ -15,36 +16,42 @@ from typing import Any, NamedTuple
 
 from rbee_worker.ops.cpu.compiler import emit as e
 from rbee_worker.ops.cpu.compiler.simd import Int, Ptr, Void, op
-from rbee_worker.ops.cpu.kernels.product import k_steps, steps
+from rbee_worker.ops.cpu.kernels.product import k_steps
 from rbee_worker.ops.cpu.kernels.product.panel_layout_avx2 import (
     BLOCKS,
     HALF,
+    I8,
     I16,
+    I32,
     TILE,
     VECTOR,
     Layout,
 )
 from rbee_worker.ops.cpu.shared.forms import BYTES, SCALE, SUM
+from rbee_worker.ops.cpu.shared.held import HELD
 
-_I32, _F32, _I8 = (e.ir.VectorType(t, n) for t, n in ((e.i32, 8), (e.f32, 8), (e.i8, 32)))
+_F32 = e.ir.VectorType(e.f32, 8)
 Grid = list[list[e.Value]]  # [token][half]
+LINE, LEAST = 64, 2  # bytes of a cache line; tiles that a panel is made for
 
 
 def step(name: str, form: str) -> Any:
-    """An operation `(sums, x, given, p, blocks)`: adds the panel at p times so many blocks of the
-    4 tokens at x to the vectors at `sums`, one for each token; given: what `begin` wrote."""
+    """An operation `(sums, x, given, p, blocks, other, each)`: adds the panel at p times so many
+    blocks of the 4 tokens at x to the vectors at `sums`, one for each token; given: what `begin`
+    wrote. With each block, in each plane, the next `each` bytes from `other` on are prefetched."""
     layout = Layout(name, form)
 
     def write(
-        b: e.Builder, sums: e.Value, x: e.Value, given: e.Value, p: e.Value, count: e.Value
-    ) -> None:
-        work = _Work(b, layout, sums, x, given, p)
+        b: e.Builder, sums: e.Value, x: e.Value, given: e.Value, p: e.Value, count: e.Value,
+        other: e.Value, each: e.Value,
+    ) -> None:  # fmt: skip
+        work = _Work(b, layout, sums, x, given, p, other, each)
         if layout.whole:
             work.unit()
         else:
             work.blocks(count)
 
-    return op(Void, Ptr, Ptr, Ptr, Ptr, Int)(write)
+    return op(Void, Ptr, Ptr, Ptr, Ptr, Int, Ptr, Int)(write)
 
 
 class _Work(NamedTuple):
@@ -56,6 +63,8 @@ class _Work(NamedTuple):
     x: e.Value
     given: e.Value
     p: e.Value
+    other: e.Value
+    each: e.Value
 
     def blocks(self, count: e.Value) -> None:
         """Blocks of 32 columns, each with its own scale."""
@@ -63,12 +72,12 @@ class _Work(NamedTuple):
 
         def body(j: e.Value, _none: list[e.Value]) -> list[e.Value]:
             x, p = self._x(j), self._p(j)
+            self._prefetch(j)
             if layout.words:
-                given = b.add(self.given, b.mul(j, e.number(TILE * VECTOR)))
-                wholes = self._words(p, given)
+                wholes = self._words(p, self._given(j))
             else:
                 ones = [e.const(1, I16)] * 2
-                wholes = self._bytes(p, x, range(8), ones, self._starts(x))
+                wholes = self._bytes(p, x, range(8), ones, self._given(j))
             self._settle(x, p, wholes)
             return []
 
@@ -82,24 +91,23 @@ class _Work(NamedTuple):
         def body(plane: int) -> Any:
             def add(j: e.Value, carried: list[e.Value]) -> list[e.Value]:
                 x, p = e.at(b, self._x(j), planes[plane]), self._p(j)
-                totals, halves = _grid(carried), layout.encoding.halves
-                for n, run in enumerate((range(4), range(4, 8)) if halves else (range(8),)):
-                    totals = self._bytes(
-                        p, x, run, self._pair(p, layout.weights + VECTOR * n), totals
-                    )
-                if layout.encoding.offset:
-                    at = b.add(self.given, b.mul(j, e.number(TILE * 4)))
-                    offsets = self._pair(p, layout.weights + VECTOR * (layout.scales - 1))
-                    for t in range(TILE):
-                        both = self._splat(e.at(b, at, layout.plane * plane + 4 * t))
-                        for h in range(2):
-                            totals[t][h] = b.add(totals[t][h], _maddwd(b, both, offsets[h]))
+                totals, size = _grid(carried), 8 // layout.runs
+                self._prefetch(b.add(j, e.number(BLOCKS * plane)))
+                for n in range(layout.runs):
+                    run, by = range(n * size, (n + 1) * size), layout.weights + VECTOR * n
+                    given = e.at(b, self._given(j, plane), TILE * 4 * n)
+                    totals = self._bytes(p, x, run, self._pair(p, by), given, totals)
                 return [v for row in totals for v in row]
 
             return add
 
-        nothing, last = [e.const(0, _I32)] * (2 * TILE), e.number(BLOCKS)
-        found = [_grid(e.loop(b, e.number(0), last, nothing, body(n))) for n in range(len(planes))]
+        found, begun = [], [e.const(0, I32)] * 2
+        for n in range(len(planes)):
+            if n and layout.biased:
+                at = BLOCKS * layout.step + VECTOR
+                begun = [e.load(b, e.at(b, self.p, at + HALF * h), I32, HALF) for h in range(2)]
+            last = e.number(BLOCKS)
+            found.append(_grid(e.loop(b, e.number(0), last, begun * TILE, body(n))))
         self._settle_unit(found)
 
     def _settle_unit(self, found: Sequence[Grid]) -> None:
@@ -146,34 +154,27 @@ class _Work(NamedTuple):
                     total = _fma(b, m[h], self._splat(e.at(b, at, SUM), _F32), total)
                 e.store(b, e.at(b, self.sums, VECTOR * t + HALF * h), total, HALF)
 
-    def _starts(self, x: e.Value) -> Grid | None:
-        """What sums of a block begin with, -offset * sum x; None: zero."""
-        offset = self.layout.encoding.offset
-        if not offset:
-            return None
-        out = []
-        for t in range(TILE):
-            less = self._splat(e.at(self.b, x, BYTES[self.layout.form] * t + steps.LESS8))
-            out.append([self.b.shl(less, e.const(offset.bit_length() - 4, _I32))] * 2)
-        return out
-
     def _bytes(
-        self, p: e.Value, x: e.Value, run: range, by: Sequence[e.Value], totals: Grid | None
-    ) -> Grid:
+        self, p: e.Value, x: e.Value, run: range, by: Sequence[e.Value], given: e.Value,
+        totals: Grid | None = None,
+    ) -> Grid:  # fmt: skip
         """totals + by * the products of the vectors in `run` with the bytes at x."""
         b = self.b
         for first in range(run.start, run.stop, self.layout.together):
             sums: Any = [[None, None] for _ in range(TILE)]
+            if self.layout.encoding.offset:
+                starts = (b.bitcast(self._splat(e.at(b, given, 4 * t)), I16) for t in range(TILE))
+                sums = [[one, one] for one in starts]
             for k in range(first, min(first + self.layout.together, run.stop)):
-                w = [e.load(b, e.at(b, p, VECTOR * k + HALF * h), _I8, HALF) for h in range(2)]
+                w = [e.load(b, e.at(b, p, VECTOR * k + HALF * h), I8, HALF) for h in range(2)]
                 for t in range(TILE):
-                    s = b.bitcast(self._splat(e.at(b, x, BYTES[self.layout.form] * t + 4 * k)), _I8)
+                    s = b.bitcast(self._splat(e.at(b, x, BYTES[self.layout.form] * t + 4 * k)), I8)
                     for h in range(2):
                         pairs = e.call(b, "llvm.x86.avx2.pmadd.ub.sw", I16, (w[h], s))
                         sums[t][h] = pairs if sums[t][h] is None else b.add(sums[t][h], pairs)
-                _fence(b)
+                sums = _fence(b, sums)
             widened = [
-                [e.call(b, _MADDWD, _I32, (sums[t][h], by[h])) for h in range(2)]
+                [e.call(b, _MADDWD, I32, (sums[t][h], by[h])) for h in range(2)]
                 for t in range(TILE)
             ]
             totals = widened if totals is None else _added(b, totals, widened)
@@ -183,7 +184,7 @@ class _Work(NamedTuple):
     def _words(self, p: e.Value, given: e.Value) -> Grid:
         """The products of all 32 columns as 16-bit numbers."""
         b = self.b
-        sums: Grid = [[e.const(0, _I32)] * 2 for _ in range(TILE)]
+        sums: Grid = [[e.const(0, I32)] * 2 for _ in range(TILE)]
         for k in range(8):
             for odd in range(2):
                 w = self._pair(p, VECTOR * (2 * k + odd))
@@ -191,11 +192,25 @@ class _Work(NamedTuple):
                     s = self._splat(e.at(b, given, VECTOR * t + HALF * odd + 4 * k))
                     for h in range(2):
                         sums[t][h] = b.add(sums[t][h], _maddwd(b, s, w[h]))
-                _fence(b)
+                sums = _fence(b, sums)
         return sums
+
+    def _prefetch(self, turn: e.Value) -> None:
+        """As many lines as are due with the fewest tiles; with more, some are asked for again."""
+        b, unit = self.b, HELD[self.layout.name]
+        turns = LEAST * BLOCKS * len(k_steps.planes(self.layout.form))
+        strip = unit.nbytes * BLOCKS * 32 // unit.columns
+        at = b.add(self.other, b.mul(turn, self.each))
+        for n in range(-(-strip // (turns * LINE))):
+            e.prefetch(b, e.at(b, at, LINE * n))
 
     def _x(self, j: e.Value) -> e.Value:
         return self.b.add(self.x, self.b.mul(j, e.number(k_steps.block_step(self.layout.form))))
+
+    def _given(self, j: e.Value, plane: int = 0) -> e.Value:
+        step = self.layout.given_step
+        at = e.at(self.b, self.given, BLOCKS * step * plane)
+        return self.b.add(at, self.b.mul(j, e.number(step)))
 
     def _p(self, j: e.Value) -> e.Value:
         return self.b.add(self.p, self.b.mul(j, e.number(self.layout.step)))
@@ -210,18 +225,18 @@ class _Work(NamedTuple):
     def _sum(self, t: int, h: int) -> e.Value:
         return e.load(self.b, e.at(self.b, self.sums, VECTOR * t + HALF * h), _F32, HALF)
 
-    def _splat(self, p: e.Value, kind: Any = _I32) -> e.Value:
+    def _splat(self, p: e.Value, kind: Any = I32) -> e.Value:
         one = e.load(self.b, p, kind.element, 4)
         undefined = e.ir.Constant(kind, e.ir.Undefined)
         first = self.b.insert_element(undefined, one, e.number(0, e.i32))
-        return self.b.shuffle_vector(first, undefined, e.const(0, _I32))
+        return self.b.shuffle_vector(first, undefined, e.const(0, I32))
 
 
 _MADDWD = "llvm.x86.avx2.pmadd.wd"
 
 
 def _maddwd(b: e.Builder, x: e.Value, y: e.Value) -> e.Value:
-    return e.call(b, _MADDWD, _I32, (b.bitcast(x, I16), b.bitcast(y, I16)))
+    return e.call(b, _MADDWD, I32, (b.bitcast(x, I16), b.bitcast(y, I16)))
 
 
 def _added(b: e.Builder, x: Grid, y: Grid) -> Grid:
@@ -236,6 +251,12 @@ def _grid(values: Sequence[e.Value]) -> Grid:
     return [list(values[2 * t : 2 * t + 2]) for t in range(TILE)]
 
 
-def _fence(b: e.Builder) -> None:
-    """LLVM moves no load or store over this; it is no instruction."""
-    b.asm(e.ir.FunctionType(e.void, []), "", "~{memory}", [], True)
+def _fence(b: e.Builder, sums: Grid) -> Grid:
+    """The same sums. LLVM moves no load or store over this and joins no additions before it with
+    those after it, so they stay in their registers; it is no instruction."""
+    values = [v for row in sums for v in row]
+    kinds = [v.type for v in values]
+    places = [*(["=x"] * len(values)), *map(str, range(len(values))), "~{memory}"]
+    kind = e.ir.FunctionType(e.ir.LiteralStructType(kinds), kinds)
+    found = b.asm(kind, "", ",".join(places), values, True)
+    return _grid([b.extract_value(found, n) for n in range(len(values))])

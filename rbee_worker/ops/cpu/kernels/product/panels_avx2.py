@@ -24,16 +24,16 @@ from rbee_worker.ops.cpu.kernels.product.panel_layout_avx2 import (
     begin,
     unpack,
 )
-from rbee_worker.ops.cpu.kernels.product.panel_steps_avx2 import step
+from rbee_worker.ops.cpu.kernels.product.panel_steps_avx2 import LEAST, step
 from rbee_worker.ops.cpu.kernels.product.panels import clear, put
 from rbee_worker.ops.cpu.shared.forms import BYTES, TOKENS
 from rbee_worker.ops.cpu.shared.held import HELD
 from rbee_worker.ops.cpu.shared.isa import dot_of
 
-FEWEST = 2 * TILE  # tokens; with fewer, unpacking costs what is gained
+FEWEST = LEAST * TILE  # tokens; with fewer, unpacking costs what is gained
 MOST = 64  # tokens of a panel: unpacking is then a thirtieth of the time
+AHEAD = 2  # strips from one that is unpacked to the one that is prefetched meanwhile
 GROUPS = 16  # groups of 16 rows whose sums are kept at a time
-LINE = 64
 
 # A constant while a kernel is translated.
 available = op(Int, target=True)(lambda b, target: dot_of(target) == "maddubs")
@@ -49,9 +49,9 @@ def _groups(name: str, form: str) -> Callable[..., None]:
     sums): n tokens times up to `GROUPS` groups of rows. The last three are scratch."""
     unit, cells = HELD[name].nbytes, HELD[name].columns // 32
     per, size = BLOCKS // cells, BYTES[form]  # units of a strip
-    lines, x_step = -(-per * unit // LINE), BLOCKS * k_steps.block_step(form)
+    strip, x_step = per * unit, BLOCKS * k_steps.block_step(form)
     start, unpack_strip, add = begin(name, form), unpack(name, form), step(name, form)
-    given_step = Layout(name, form).given
+    given_step, planes = Layout(name, form).given, len(k_steps.planes(form))
 
     @device
     def place(x: Ptr, token: Int, tile: Int) -> Ptr:
@@ -60,15 +60,15 @@ def _groups(name: str, form: str) -> Callable[..., None]:
 
     @device
     def over_tokens(
-        tiles: Int, x: Ptr, token: Int, panel: Ptr, given: Ptr, sums: Ptr, blocks: Int, other: Ptr,
-        each: Int,
-    ) -> None:  # fmt: skip
-        """All tokens by a panel. Meanwhile `each` lines a tile from `other` on are prefetched."""
+        tiles: Int, x: Ptr, token: Int, panel: Ptr, given: Ptr, sums: Ptr, blocks: Int, other: Ptr
+    ) -> None:
+        """All tokens by a panel. Meanwhile the strip at `other` is prefetched, evenly: many lines
+        asked for at once delay what is being loaded."""
+        turns = tiles * blocks * planes
+        each = s.idiv(strip + turns - 1, turns)
         for tile in range(tiles):
-            for line in range(each):
-                s.prefetch(other + LINE * line)
-            add(sums, place(x, token, tile), given, panel, blocks)
-            other += LINE * each
+            add(sums, place(x, token, tile), given, panel, blocks, other, each)
+            other += each * blocks * planes
             given += given_step
             sums += TILE * VECTOR
 
@@ -78,7 +78,7 @@ def _groups(name: str, form: str) -> Callable[..., None]:
         groups: Int, panel: Ptr, given: Ptr, sums: Ptr,
     ) -> None:  # fmt: skip
         tiles = s.idiv(n + TILE - 1, TILE)  # of the last one, some tokens may not be used
-        each, sums_step = s.idiv(lines + tiles - 1, tiles), tiles * TILE * VECTOR
+        sums_step = tiles * TILE * VECTOR
         clear(sums, groups * tiles * TILE)
         for u in range(0, units, per):
             blocks = s.smaller(per, units - u) * cells
@@ -86,12 +86,9 @@ def _groups(name: str, form: str) -> Callable[..., None]:
                 start(place(x, token, tile), given + tile * given_step, blocks)
             for g in range(groups):
                 unpack_strip(w + (g * units + u) * unit, panel, blocks)
-                other = w + ((g + 1) * units + u) * unit  # the strip that is unpacked next
-                if g + 1 == groups:
-                    other = w + (u + per) * unit
-                over_tokens(
-                    tiles, x, token, panel, given, sums + g * sums_step, blocks, other, each
-                )
+                later = s.imod(g + AHEAD, groups) * units + u + s.idiv(g + AHEAD, groups) * per
+                other = w + later * unit
+                over_tokens(tiles, x, token, panel, given, sums + g * sums_step, blocks, other)
             x += x_step
         for t in range(n):
             put(sums + VECTOR * t, sums_step, groups, y + 4 * t * stride, bias, rows)
