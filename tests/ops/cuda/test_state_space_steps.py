@@ -134,9 +134,14 @@ def test_a_product_and_the_scan(
     assert torch.equal(state[slots[number:]], before[slots[number:]])
 
 
-def test_few_long_rows_are_a_program_each() -> None:
+def test_shapes_of_rows_that_no_tile_fits() -> None:
+    """Few long rows are a program each, many short ones are 16; wide tiles have half the threads;
+    what fits stays."""
     assert gemv_shape(192, 5120, False, 2) == GemvShape(1, 8192, 0, 8)
-    assert gemv_shape(10240, 2560, False, 2).rows == gemv_shape(2560, 5120, False, 2).rows == 2
+    assert gemv_shape(10240, 2560, False, 2) == GemvShape(16, 256, 0, 4)
+    assert gemv_shape(27648, 5120, True, 2) == GemvShape(2, 4096, 0, 4)
+    for n, k, gated in ((2560, 5120, False), (6144, 4096, False), (28672, 4096, True)):
+        assert gemv_shape(n, k, gated, 2) == GemvShape(2, 4096, 0, 8)
     x, w = randn(1, 5120, seed=1), randn(3, 5120, seed=2, scale=0.02)
     assert error(gemv(x, w), x.double() @ w.double().T) < BOUNDS[torch.float32]
 
@@ -223,6 +228,7 @@ def test_decoding(name: str, scans: int, tmp_path: Path, monkeypatch: pytest.Mon
     assert layers > 0
     assert fused[TWO] == scans * layers
     for sequences in (1, 2):
+        state.clear(range(3))
         names = launched(monkeypatch)
         at = 4
         for count in (at + 1, 1, 1)[: 4 - sequences]:
