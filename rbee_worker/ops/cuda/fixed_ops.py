@@ -38,7 +38,6 @@ class FixedOps(DeviceOps):
         residual: Tensor | None = None,
         ahead: packed_products.Ahead | None = None,
         owned: bool = False,
-        prefetch: Tensor | None = None,
     ) -> Tensor:
         """See `ProductOps.product`. Matrices have no planes here: nothing is quantized ahead."""
         assert not weight.data.parts

@@ -8,7 +8,6 @@ from typing import Any
 from rbee_worker.ops.batch import Batch
 from rbee_worker.ops.cuda.fusions import FUSIONS
 from rbee_worker.ops.cuda.ops import CudaOps
-from rbee_worker.ops.cuda.prefetching import with_prefetches
 from rbee_worker.ops.cuda.program import Program
 from rbee_worker.ops.graph.fusion import fused
 from rbee_worker.ops.graph.graph import Graph, Value
@@ -34,6 +33,4 @@ def lowered(
     graph.results = (result,)
     ops.graph = None
     whole, counts = fused(graph if change is None else change(graph), FUSIONS)
-    if not ops.now.fixed:
-        whole = with_prefetches(whole)
     return Program(whole, ops.now), counts

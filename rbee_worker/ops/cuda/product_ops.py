@@ -71,13 +71,11 @@ class ProductOps(ReferenceOps):
         residual: Tensor | None = None,
         ahead: packed_products.Ahead | None = None,
         owned: bool = False,
-        prefetch: Tensor | None = None,
     ) -> Tensor:
         """`linear` with what precedes and follows it; see `kernels.gemv.gemv`.
 
         form: of the result, as `graph.Form`. ahead: see `packed_products.Ahead`. owned: nobody else
-        needs the residual, so the result may take its place. prefetch: see `prefetching.py`; only
-        products of one row ask for it.
+        needs the residual, so the result may take its place.
         """
         matrix: DeviceMatrix = weight.data
         if matrix.has_blocks:
@@ -107,7 +105,7 @@ class ProductOps(ReferenceOps):
             dense, scales = self._operand(matrix)
             return gemv(
                 x.contiguous(), dense, scales=scales, norm=norm, bias=bias, form=result,
-                pdl=self.pdl, shape=self._kept_shape(n, dense, gated), prefetch=prefetch, **after,
+                pdl=self.pdl, shape=self._kept_shape(n, dense, gated), **after,
             )  # fmt: skip
         if n <= FEW and (matrix.integers is not None or can_multiply_f8(x, matrix)):
             return self._few_in_8_bits(x.contiguous(), matrix, norm, bias, result, after)

@@ -14,7 +14,7 @@ from torch import Tensor
 from rbee_worker.ops import Activation, Weight
 from rbee_worker.ops.batch import Batch
 from rbee_worker.ops.cuda.kernels.recurrence.gemv_conv import gemv_conv
-from rbee_worker.ops.cuda.kernels.recurrence.product_scan import MOST_SEQUENCES, product_scan
+from rbee_worker.ops.cuda.kernels.recurrence.product_scan import product_scan
 from rbee_worker.ops.cuda.product_ops import ProductOps
 from rbee_worker.ops.cuda.recurrence_ops import RecurrenceOps, kept
 from rbee_worker.state.specs import StateRef
@@ -72,17 +72,14 @@ class StateSpaceOps(ProductOps, RecurrenceOps):
         where: StateRef,
         name: str,
         batch: Batch,
-        *,
-        prefetch: Tensor | None = None,
     ) -> Tensor:
-        """`selective_scan` with the product that makes its dt from a narrow one; for 1 to 64
-        sequences of one row each in one launch. prefetch: see `prefetching.py`."""
+        """`selective_scan` with the product that makes its dt from a narrow one; for one row in one
+        launch."""
         state, sequences = kept(where, name, batch)
-        one_each = sequences.longest == 1 and x.shape[0] == sequences.number
-        if self.fixed or not one_each or x.shape[0] > MOST_SEQUENCES:
+        if self.fixed or x.shape[0] != 1 or sequences.number != 1:
             dt = self.product(narrow, weight, bias)
             return self.selective_scan(x, dt, b, c, gate, rates, skip, where, name, batch)
         return product_scan(
             x, narrow, weight.data.floats(self._dtype), bias, b, c, gate, rates, skip, state,
-            sequences.slots, prefetch=prefetch, pdl=self.pdl,
+            sequences.slots, pdl=self.pdl,
         )  # fmt: skip

@@ -27,7 +27,6 @@ from rbee_worker.ops.cuda.kernels.experts.routed import routed
 from rbee_worker.ops.cuda.kernels.fixed import fixed_product
 from rbee_worker.ops.cuda.kernels.gemv import gemv
 from rbee_worker.ops.cuda.kernels.norm import norm
-from rbee_worker.ops.cuda.kernels.prefetch import part_of
 from rbee_worker.ops.cuda.kernels.recurrence import wkv
 from rbee_worker.ops.cuda.kernels.recurrence.conv import causal_conv
 from rbee_worker.ops.cuda.kernels.recurrence.delta import gated_delta
@@ -194,7 +193,7 @@ def of_rwkv() -> Iterator[tuple[str, partial[Any]]]:
 
 
 def of_state_spaces() -> Iterator[tuple[str, partial[Any]]]:
-    """As `of_experts`: decoding steps of Mamba 2.8B; some ask for the next matrix."""
+    """As `of_experts`: decoding steps of Mamba 2.8B."""
     f8 = torch.empty((10240, 2560), dtype=torch.float8_e4m3fn, device="meta")
     long, state = ints(64, dtype=torch.int64), f32(9, 3, 5120)
     conv: dict[str, Any] = {"kind": "silu", "form": BF16, "norm": (f32(2560), 1e-5), "pdl": True}
@@ -204,14 +203,11 @@ def of_state_spaces() -> Iterator[tuple[str, partial[Any]]]:
         "f8 product and convolution",
         partial(gemv_conv, row, f8, 0, *taps, scales=f32(10240), **conv),
     )
-    out = part_of(bf16(2560, 5120), 0, 2)
-    yield "few long rows", partial(gemv, bf16(1, 5120), bf16(192, 5120), prefetch=out, pdl=True)
-    for number in (1, 8, 64):
-        wide, parts, b = bf16(number, 5120), bf16(number, 160), bf16(number, 16)
-        given = (wide, parts, bf16(5120, 160), f32(5120), b, b, wide, f32(16 * 5120), f32(5120))
-        call = partial(product_scan, *given, f32(65, 320, 16, 16), long[:number], pdl=True)
-        yield f"product and scan, {number}", partial(call, prefetch=out)
-    yield "product and scan that ask for nothing", call
+    yield "few long rows", partial(gemv, bf16(1, 5120), bf16(192, 5120), pdl=True)
+    wide, parts, b = bf16(1, 5120), bf16(1, 160), bf16(1, 16)
+    given = (wide, parts, bf16(5120, 160), f32(5120), b, b, wide, f32(16 * 5120), f32(5120))
+    scan = partial(product_scan, *given, f32(65, 320, 16, 16), long[:1], pdl=True)
+    yield "product and scan", scan
 
 
 def of_chunks() -> Iterator[tuple[str, partial[Any]]]:
@@ -365,10 +361,7 @@ def main() -> None:
     run = JITFunction.run
 
     def dry(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
-        made = run(self, *args, grid=grid, warmup=True, **kwargs)
-        asks = "prefetch.global.L2" in made.asm["ptx"]
-        assert asks == (kwargs.get("TURNS", 0) > 0), "what a kernel asks for was left out"
-        return made
+        return run(self, *args, grid=grid, warmup=True, **kwargs)
 
     JITFunction.run = dry
     for name, call in (

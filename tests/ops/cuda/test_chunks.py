@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import gpu_recurrence_cases as gpu_cases
 from rbee_worker.ops.batch import FixedState
 from rbee_worker.ops.cuda import recurrence_ops
 from rbee_worker.ops.cuda.device_ops import DeviceOps
@@ -24,6 +25,7 @@ from rbee_worker.ops.cuda.kernels.recurrence.state_space import selective_segmen
 from rbee_worker.ops.cuda.kernels.recurrence.wkv_chunks import wkv_chunks
 from rbee_worker.ops.cuda.kernels.recurrence.wkv_delta_chunks import wkv_delta_chunks
 from rbee_worker.state.specs import StateRef
+from tests.ops.cuda.near import DEVICE
 from tests.ops.cuda.test_recurrences import Ours
 from tests.ops.recurrences import LAYER, LAYERS, SLOTS, Case, Delta, Gated, Heads, Selective
 from tests.ops.wkv import Delta as WkvDelta
@@ -166,18 +168,47 @@ def test_rows_in_order_with_deterministic(device: str) -> None:
     assert not torch.equal(chunked, in_order)
 
 
-_OPERATIONS: list[tuple[str, int, dict[str, int]]] = [
-    *(("selective_scan", 7, {}), ("linear_scan", 2, {}), ("rg_lru", 6, {})),
-    *(("wkv", 6, {"heads": 1}), ("wkv_delta", 8, {"heads": 1})),
-    *(("ssd", 8, {}), ("gated_delta", 7, {"groups": 1})),
+_CARD = (gpu_cases.Ssd, gpu_cases.Delta, gpu_cases.Wkv, gpu_cases.WkvDelta)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(DEVICE == "cpu", reason="the interpreter does not multiply bfloat16 as a card")
+@pytest.mark.parametrize(
+    ("states", "columns", "heads"),
+    [(16, 16, 3), (24, 24, 3), (32, 32, 3), (64, 16, 2), (128, 32, 3), (16, 64, 80), (256, 64, 4)],
+)
+@pytest.mark.parametrize("kind", _CARD)
+def test_heads_of_many_sizes_in_bf16(
+    kind: type[gpu_cases.Case], states: int, columns: int, heads: int
+) -> None:
+    """Tiles that tensor cores take in other ways: a compiler has made wrong products of narrow
+    ones."""
+    if kind in _CARD[2:]:
+        columns = states = min(states, 128)
+    sizes = {"heads": heads, "states": states, "columns": columns, "groups": 1}
+    case = type(kind.__name__, (kind,), sizes)(
+        3, 150, device=DEVICE, dtype=torch.bfloat16, tiny=False
+    )
+    want, left = case.reference()
+    state = case.kept.clone()
+    y = case.beside_each_other(state, case.places[0])
+    assert (y.double() - want).abs().max() < 8e-3 * want.abs().max()  # y is rounded to bf16
+    assert (case.matrices(state).double() - left).abs().max() < 4e-5 * left.abs().max()
+
+
+_OPERATIONS: list[tuple[str, int, dict[str, int], int]] = [
+    *(("selective_scan", 7, {}, 64), ("linear_scan", 2, {}, 64), ("rg_lru", 6, {}, 64)),
+    *(("wkv", 6, {"heads": 1}, 512), ("wkv_delta", 8, {"heads": 1}, 64)),
+    *(("ssd", 8, {}, 64), ("gated_delta", 7, {"groups": 1}, 64)),
 ]
 
 
-@pytest.mark.parametrize(("name", "rows", "how"), _OPERATIONS)
+@pytest.mark.parametrize(("name", "rows", "how", "least"), _OPERATIONS)
 def test_which_steps_have_which_kernel(
-    name: str, rows: int, how: dict[str, int], monkeypatch: pytest.MonkeyPatch
+    name: str, rows: int, how: dict[str, int], least: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rows side by side where a sequence has 64, without --deterministic. rows: arguments."""
+    """Rows side by side where a sequence has `least` of them, without --deterministic. rows:
+    arguments."""
     called: list[bool] = []
     ours = recurrence_ops
     side_by_side = {
@@ -201,7 +232,7 @@ def test_which_steps_have_which_kernel(
     given = [torch.zeros(1, 1, dtype=torch.bfloat16)] * rows
     for made in (FixedOps, DeviceOps):
         ops = made("cpu", "f32", pdl=False)
-        for longest in (1, 63, 64, 2048):
+        for longest in (1, least - 1, least, 2048):
             starts = [0, 1, longest + 1]
             batch: Any = SimpleNamespace(
                 state=[kept],

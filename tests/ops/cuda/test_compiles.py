@@ -15,4 +15,4 @@ def test_kernels_compile() -> None:
     command = [sys.executable, "-m", "tests.ops.cuda.compiled"]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("compiled: ") == 111
+    assert done.stdout.count("compiled: ") == 108

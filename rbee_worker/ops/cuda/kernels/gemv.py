@@ -16,7 +16,6 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from rbee_worker.ops.cuda.kernels.activations import activate
 from rbee_worker.ops.cuda.kernels.launch import dependent, power_of_two
-from rbee_worker.ops.cuda.kernels.prefetch import ask_for, share
 
 _SHORT = 3072  # columns of a row that is not
 _MANY = 5000  # rows of a matrix whose tiles may have half the threads
@@ -113,19 +112,16 @@ def row_product(
 
 @triton.jit
 def _gemv(
-    x, w, scales, norm, bias, residual, out, N, eps, next_matrix, lines,
+    x, w, scales, norm, bias, residual, out, N, eps,
     K: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, NORM: tl.constexpr, BIAS: tl.constexpr,
     RESIDUAL: tl.constexpr, GATED: tl.constexpr, KIND: tl.constexpr, EVEN: tl.constexpr,
-    SCALED: tl.constexpr, STAGES: tl.constexpr, THREADS: tl.constexpr, TURNS: tl.constexpr,
-    PDL: tl.constexpr,
+    SCALED: tl.constexpr, STAGES: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     if PDL:
         gdc_launch_dependents()
     rows = tl.program_id(0) * BN + tl.arange(0, BN)
     in_rows = rows < N
     w0, u0, g0 = first_tiles(w, norm, rows, N, K, BK, NORM, GATED, EVEN)
-    if TURNS > 0:
-        ask_for(next_matrix, lines, tl.program_id(0), THREADS, TURNS)
     if PDL:
         gdc_wait()
     y, up = row_product(x, w, norm, w0, u0, g0, rows, N, eps, K, BK, NORM, GATED, EVEN, STAGES)
@@ -158,7 +154,6 @@ def gemv(
     form: torch.dtype | None = None,
     pdl: bool = False,
     shape: GemvShape | None = None,
-    prefetch: Tensor | None = None,
 ) -> Tensor:
     """x [1, K] times weight [rows, K] transposed: [1, rows] in `form` (None: as x).
 
@@ -166,8 +161,7 @@ def gemv(
     norm: (weight float32 [K] or None, eps) of an RMS norm of x before the product. bias: float32
     [rows], added to the product. gated: an activation; the matrix then has gates, then ups, and the
     result is act(gate) * up, [1, rows / 2]. act: applied otherwise. residual [1, rows] is added
-    last. shape: instead of the table's choice. prefetch: a part of the next large matrix, which the
-    programs ask the L2 cache to read before they wait (`prefetch.py`).
+    last. shape: instead of the table's choice.
     """
     rows, k = weight.shape
     n = rows // 2 if gated else rows
@@ -176,15 +170,12 @@ def gemv(
     scale = None if norm is None else norm[0]
     if norm is not None and scale is None:
         scale = torch.ones(k, dtype=torch.float32, device=x.device)
-    programs = triton.cdiv(n, shape.rows)
-    asked, lines, turns = share(prefetch, programs, shape.warps)
-    _gemv[(programs,)](
+    _gemv[(triton.cdiv(n, shape.rows),)](
         x, weight, scales, scale, bias, residual, out, n, 0.0 if norm is None else norm[1],
-        asked, lines,
         K=k, BN=shape.rows, BK=shape.cols, NORM=norm is not None, BIAS=bias is not None,
         RESIDUAL=residual is not None, GATED=gated is not None, SCALED=scales is not None,
         KIND=gated or act, EVEN=k % shape.cols == 0 and n % shape.rows == 0,
-        STAGES=max(shape.stages, 1), num_warps=shape.warps, **turns, **dependent(pdl),
+        STAGES=max(shape.stages, 1), num_warps=shape.warps, **dependent(pdl),
     )  # fmt: skip
     return out
 
