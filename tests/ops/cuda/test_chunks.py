@@ -15,6 +15,8 @@ from rbee_worker.ops.batch import FixedState
 from rbee_worker.ops.cuda import recurrence_ops
 from rbee_worker.ops.cuda.device_ops import DeviceOps
 from rbee_worker.ops.cuda.fixed_ops import FixedOps
+from rbee_worker.ops.cuda.kernels.recurrence import chunks
+from rbee_worker.ops.cuda.kernels.recurrence.chunks import Chunks, Tile
 from rbee_worker.ops.cuda.kernels.recurrence.delta_chunks import gated_delta_chunks
 from rbee_worker.ops.cuda.kernels.recurrence.linear_scan import linear_scan
 from rbee_worker.ops.cuda.kernels.recurrence.rg_lru import rg_lru
@@ -36,7 +38,7 @@ SEGMENTED = (1, 63, 64, 70)  # segments have 32
 BOUND = 4e-6  # of the largest number
 
 
-class Chunks(Ours):
+class Chunked(Ours):
     """The kernels that compute rows side by side, with the arguments of `Recurrences`."""
 
     def selective_scan(self, x, dt, b, c, gate, rates, skip, where, name, batch):
@@ -96,10 +98,10 @@ _CASES += [
 def test_long_sequences(kind: type[Case], seed: int, lengths: tuple[int, ...], device: str) -> None:
     """In one step, and in two, which end anywhere."""
     case = long(kind, seed, lengths)
-    near(*case.computed(Chunks(device), [case.lengths]), case)
+    near(*case.computed(Chunked(device), [case.lengths]), case)
     some = [int(n * share) for n, share in zip(case.lengths, (0.9, 0.4, 1, 1, 0.5), strict=False)]
     rest = [n - taken for n, taken in zip(case.lengths, some, strict=True)]
-    near(*case.computed(Chunks(device), [some, rest]), case)
+    near(*case.computed(Chunked(device), [some, rest]), case)
 
 
 @pytest.mark.slow
@@ -125,7 +127,7 @@ def test_decays_from_nearly_one_to_nearly_none(
         case.rates = torch.full_like(case.rates, -1.0)
     if kind in (Heads, Delta):
         case.bias = torch.zeros_like(case.bias)
-    near(*case.computed(Chunks(device), [case.lengths]), case)
+    near(*case.computed(Chunked(device), [case.lengths]), case)
 
 
 @pytest.mark.slow
@@ -158,7 +160,7 @@ def test_rows_in_order_with_deterministic(device: str) -> None:
     in_order, chunked, always, got = (
         torch.cat([y.flatten(), left.flatten()])
         for ops in (
-            *(Ours(device), Chunks(device)),
+            *(Ours(device), Chunked(device)),
             *(made("cpu", "f32", pdl=False) for made in (FixedOps, DeviceOps)),
         )
         for (y,), left in [case.computed(ops, [[64]])]
@@ -171,29 +173,59 @@ def test_rows_in_order_with_deterministic(device: str) -> None:
 _CARD = (gpu_cases.Ssd, gpu_cases.Delta, gpu_cases.Wkv, gpu_cases.WkvDelta)
 
 
+_SIZES = [(16, 16, 3), (24, 24, 3), (32, 32, 3), (64, 16, 2), (128, 32, 3), (16, 64, 80)]
+_SIZES += [(256, 64, 4), (64, 64, 96), (128, 128, 48)]  # the last two fill a GPU
+_FAR = {torch.bfloat16: (8e-3, 4e-5), torch.float16: (1.5e-3, 2e-5), torch.float32: (6e-6, 6e-6)}
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(DEVICE == "cpu", reason="the interpreter does not multiply bfloat16 as a card")
-@pytest.mark.parametrize(
-    ("states", "columns", "heads"),
-    [(16, 16, 3), (24, 24, 3), (32, 32, 3), (64, 16, 2), (128, 32, 3), (16, 64, 80), (256, 64, 4)],
-)
+@pytest.mark.skipif(DEVICE == "cpu", reason="the interpreter does not multiply as a card does")
+@pytest.mark.parametrize("dtype", _FAR, ids=str)
+@pytest.mark.parametrize(("states", "columns", "heads"), _SIZES)
 @pytest.mark.parametrize("kind", _CARD)
-def test_heads_of_many_sizes_in_bf16(
-    kind: type[gpu_cases.Case], states: int, columns: int, heads: int
+def test_heads_of_many_sizes(
+    kind: type[gpu_cases.Case], states: int, columns: int, heads: int, dtype: torch.dtype
 ) -> None:
     """Tiles that tensor cores take in other ways: a compiler has made wrong products of narrow
-    ones."""
+    ones. y is rounded to the model's type, the state is not."""
     if kind in _CARD[2:]:
         columns = states = min(states, 128)
     sizes = {"heads": heads, "states": states, "columns": columns, "groups": 1}
-    case = type(kind.__name__, (kind,), sizes)(
-        3, 150, device=DEVICE, dtype=torch.bfloat16, tiny=False
-    )
+    case = type(kind.__name__, (kind,), sizes)(3, 150, device=DEVICE, dtype=dtype, tiny=False)
     want, left = case.reference()
     state = case.kept.clone()
     y = case.beside_each_other(state, case.places[0])
-    assert (y.double() - want).abs().max() < 8e-3 * want.abs().max()  # y is rounded to bf16
-    assert (case.matrices(state).double() - left).abs().max() < 4e-5 * left.abs().max()
+    of_y, of_state = _FAR[dtype]
+    assert (y.double() - want).abs().max() < of_y * want.abs().max()
+    assert (case.matrices(state).double() - left).abs().max() < of_state * left.abs().max()
+
+
+def test_stages_are_as_many_as_shared_memory_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """RWKV 7's loop, of which an H200 holds three stages, and a card with 99 KiB one."""
+    one = Sequences(torch.arange(2), torch.arange(1), 2048)
+    how = {"heads": 64, "columns": 64, "states": 64, "device": torch.device("cpu"), "pdl": False}
+    found = Chunks(one, 2048, dtype=torch.bfloat16, **how)  # type: ignore[arg-type]
+    stages = []
+    for room in (232_448, 166_912, 101_376):
+        monkeypatch.setattr(chunks, "shared_memory", lambda room=room: room)
+        _, launch = found.in_order(Tile(32, 4, 3), read=4 * 64 * (3 * 64 + 2 * 64))
+        stages.append(launch["STAGES"])
+    assert stages == [3, 2, 1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strong", [60.0, 200.0])
+def test_decays_that_leave_nothing(strong: float, device: str) -> None:
+    """e^-e^60 and e^-e^200, whose logarithm is infinite, in the midst of a chunk."""
+    case: Any = long(Plain, 6, (70,))
+    case.rows[3] = torch.full_like(case.rows[3], -3.0)
+    case.rows[3][5:40:7] = strong
+    case.base = torch.zeros_like(case.base)
+    (y,), left = case.computed(Chunked(device), [case.lengths])
+    (want,), kept = case.computed(Ours(device), [case.lengths])
+    assert bool(torch.isfinite(y).all())
+    assert (y - want).abs().max() < BOUND * want.abs().max()
+    assert (left - kept).abs().max() < BOUND * kept.abs().max()
 
 
 _OPERATIONS: list[tuple[str, int, dict[str, int], int]] = [

@@ -77,7 +77,7 @@ def test_a_product_and_its_convolution(
 
 def test_a_product_of_eight_bits_and_its_convolution() -> None:
     """Rows of the matrix have factors."""
-    w, scales = randn(24, 64, seed=1), randn(24, seed=2).abs()
+    w, scales = randn(24, 64, seed=1).to(torch.float8_e4m3fn), randn(24, seed=2).abs()
     x, tap, state = randn(1, 64, seed=3), randn(4, 12, seed=4), torch.zeros(1, 3, 12, device=DEVICE)
     got = gemv_conv(
         x, w, 12, tap.flatten(), None, state, on([0]).long(), kind=None, form=torch.float32,

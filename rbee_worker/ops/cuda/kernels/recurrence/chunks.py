@@ -23,7 +23,7 @@ from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from rbee_worker.ops.cells import CELL
-from rbee_worker.ops.cuda.kernels.launch import dependent, power_of_two
+from rbee_worker.ops.cuda.kernels.launch import dependent, power_of_two, shared_memory
 from rbee_worker.ops.cuda.kernels.recurrence.exact import dot, way
 from rbee_worker.ops.cuda.kernels.recurrence.rows import Sequences
 from rbee_worker.ops.cuda.kernels.recurrence.segments import places
@@ -57,7 +57,7 @@ class Chunks:
         self.padded = max(16, power_of_two(states))
         self.count = places(sequences, count, ROWS) * heads
         self.how: dict[str, Any] = {"ROWS": ROWS, "SP": self.padded, **dependent(pdl)}
-        self.way = way(dtype)
+        self.way, self.element = way(dtype), dtype.itemsize
         self.cells = {"STATES": states, "CELLS": triton.cdiv(columns, CELL), "CELL": CELL}
         # What only results are made of needs no more bits than these have.
         self.brief = torch.bfloat16 if self.way == "halves" else torch.float32
@@ -91,10 +91,15 @@ class Chunks:
         few = min(self.columns, self.padded) < 64
         return min(64, max(16, power_of_two(self.columns))), 2 if few else 4
 
-    def in_order(self, tile: Tile) -> tuple[tuple[int, int, int], dict[str, Any]]:
-        """The grid of a kernel that goes from chunk to chunk, and how it is launched."""
+    def in_order(self, few: Tile, *, read: int) -> tuple[tuple[int, int, int], dict[str, Any]]:
+        """The grid of a kernel that goes from chunk to chunk, and how it is launched, with as many
+        stages of its loop as shared memory holds. few: its tile where there are few programs; read:
+        the bytes of a chunk that it reads beside the values."""
+        tile = self.tile(few)
         block = min(tile.columns, max(16, power_of_two(self.columns)))
-        how = {**self.how, **self.cells, "BLOCK": block, "WAY": self.way, "STAGES": tile.stages}
+        room = shared_memory() - 4 * block * (2 * self.padded + ROWS)
+        stages = max(1, min(tile.stages, 1 + room // (read + ROWS * block * self.element)))
+        how = {**self.how, **self.cells, "BLOCK": block, "WAY": self.way, "STAGES": stages}
         grid = triton.cdiv(self.columns, block), self.heads, self.sequences.number
         return grid, {**how, "num_warps": tile.warps}
 
@@ -179,7 +184,8 @@ def carry(
     64, padded] and decays [count, padded].
     """
     firsts = chunks.firsts()
-    grid, how = chunks.in_order(chunks.tile(few))
+    element = chunks.element if steps is not None else 4
+    grid, how = chunks.in_order(few, read=ROWS * chunks.padded * element)
     _carry[grid](
         values, keys, steps, decays, state, chunks.sequences.slots, chunks.sequences.starts,
         firsts, chunks.columns, values.stride(0), keys.stride(0), chunks.heads,

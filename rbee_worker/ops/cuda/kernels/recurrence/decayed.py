@@ -53,6 +53,7 @@ def _in_block(
         base = tl.load(bases + key, mask=live, other=0.0)
         extra = tl.load(extras + key, mask=live, other=0.0)
         passed = logarithms(decay, decay_stride, base, t, begin, high, key, live, KIND)
+        passed = tl.maximum(passed, -1e4)  # e^-10000 is 0 as well, and sums stay finite
         exact = tl.cumsum(passed.to(tl.float64), 0)
         before = exact - passed.to(tl.float64)
         upto, start = exact.to(tl.float32), before.to(tl.float32)

@@ -159,7 +159,8 @@ def gated_delta_chunks(
     )  # fmt: skip
     found = inverses(matrices, chunks, pdl=pdl)
     firsts, new = chunks.firsts(), chunks.empty(ROWS, columns, brief=True)
-    grid, how = chunks.in_order(chunks.tile(_FEW))
+    read = ROWS * (chunks.padded * chunks.element + 4 * ROWS)
+    grid, how = chunks.in_order(_FEW, read=read)
     _carry[grid](
         k, v, found, vectors, decays, state, sequences.slots, starts, firsts, new, columns,
         k.stride(0), v.stride(0), heads, PER_GROUP=shared, **how,

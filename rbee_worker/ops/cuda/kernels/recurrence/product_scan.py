@@ -78,10 +78,8 @@ def product_scan(
 ) -> Tensor:
     """`state_space.selective_scan` of one row, with dt = narrow [1, rank] times weight [width,
     rank] transposed, plus bias (float32 [width]), rounded to x's type as a product of its own
-    rounds it. slots: int64 [1]; weight of x's type, rank at most `MOST_RANK`.
-
-    With 8 and with 64 sequences it was slower than a product and a scan (Mamba 2.8B on an H200, a
-    step by 2.5 and 22 %): each sequence's programs read the weights again.
+    rounds it. slots: int64 [1]; weight of x's type, rank at most `MOST_RANK`. Of several sequences
+    each would read the weights again.
     """
     width, (rank, states) = x.shape[1], (narrow.shape[1], b.shape[1])
     cells = scan_shape(states, width)[0]

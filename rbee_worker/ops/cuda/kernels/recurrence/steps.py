@@ -30,7 +30,7 @@ def _steps(
     r = tl.arange(0, ROWS)
     raw = tl.load(dt + (start + r) * dt_stride + head, mask=start + r < end, other=0.0)
     size = tl.where(start + r < end, softplus(raw.to(tl.float32) + offset), 0.0)
-    passed = (size * rate).to(tl.float64)
+    passed = tl.maximum(size * rate, -1e4).to(tl.float64)  # e^-10000 is 0 as e^-inf
     upto, whole = tl.cumsum(passed, 0), tl.sum(passed, 0)
     high = upto.to(tl.float32)
     at = steps + place * 4 * ROWS + r

@@ -35,7 +35,6 @@ from rbee_worker.ops.cuda.kernels.recurrence.inverse import inverses
 from rbee_worker.ops.cuda.kernels.recurrence.rows import Sequences, by_row
 
 _FEW = Tile(32, 4, 3)
-_WIDE = Tile(16, 4, 1)  # for heads so wide that shared memory holds one stage only
 _WARPS = 4
 _LEAST = tl.constexpr(1e-12)  # length of a direction before it is one
 _FASTEST = tl.constexpr(-0.6065306597126334)  # -e^-0.5, the logarithm of the least weight
@@ -177,7 +176,7 @@ def wkv_delta_chunks(
         **chunks.how,
     )  # fmt: skip
     found, firsts = inverses(matrices, chunks, pdl=pdl), chunks.firsts()
-    grid, how = chunks.in_order(chunks.tile(_FEW) if size <= 64 else _WIDE)
+    grid, how = chunks.in_order(_FEW, read=4 * ROWS * (3 * chunks.padded + 2 * ROWS))
     _carry[grid](
         v, found, brought, unseen, removed, added, wholes, state, sequences.slots, starts,
         firsts, seen, size, v.stride(0), heads, **how,
