@@ -113,6 +113,15 @@ class Terminal:
             assert time.monotonic() < until, f"no prompt in {self.screen!r}"
             time.sleep(0.005)
 
+    def break_off(self, line: str) -> None:
+        """Type a line, then Ctrl-C, until the prompt that follows. Before that the line is drawn
+        once more behind its own prompt, which is no prompt to type at."""
+        self.send(line)
+        self.wait_for(line)
+        self.send(CTRL_C)
+        self.wait_for(line)
+        self.prompt()
+
     def leave(self, seconds: float = LIMIT_S) -> int:
         """Until the program ends: its exit code."""
         while self._read(seconds):

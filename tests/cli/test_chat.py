@@ -129,8 +129,7 @@ def test_ctrl_c_stops_the_answer_and_keeps_the_conversation(tmp_path: Path) -> N
         assert "unseen" not in talk.screen
         assert "^C" not in talk.screen
         talk.prompt()
-        talk.send("half a line" + CTRL_C)
-        talk.prompt()
+        talk.break_off("half a line")
         say(talk, "/stats")
         talk.wait_for("all 1 answers")
         talk.prompt()

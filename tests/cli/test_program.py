@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests import tiny
-from tests.cli.pseudo import CTRL_C, CTRL_D, ENTER, Terminal, cpu_seconds, import_seconds
+from tests.cli.pseudo import CTRL_D, ENTER, Terminal, cpu_seconds, import_seconds
 from tests.patience import LIMIT_S
 from tests.process import held
 from tests.process.held import Hold, hold
@@ -278,8 +278,7 @@ def test_chat_with_a_real_engine(model: Path, tmp_path: Path) -> None:
         talk.send("/set temperature 0" + ENTER)
         talk.wait_for("temperature = 0")
         talk.prompt()
-        talk.send("half a line" + CTRL_C)
-        talk.prompt()
+        talk.break_off("half a line")
         talk.send(CTRL_D)
         assert talk.leave() == 0
 
