@@ -13,19 +13,19 @@ import triton.language as tl
 
 from rbee_worker.ops.cuda.kernels.launch import INTERPRETED
 
-HALVES = tl.constexpr("halves")
+_HALVES = tl.constexpr("halves")
 
 
 def way(dtype: torch.dtype) -> str:
-    """How a model of that type multiplies: WAY of `dot`; "bf16x3" and "bf16x6" are
-    Triton's names. The interpreter multiplies in float32."""
+    """How a model of that type multiplies: WAY of `dot`; "bf16x3" and "bf16x6" are Triton's names.
+    The interpreter multiplies in float32."""
     if INTERPRETED:
         return "ieee"
     return {torch.bfloat16: "halves", torch.float16: "bf16x3"}.get(dtype, "bf16x6")
 
 
 @triton.jit
-def halves(x):
+def _halves(x):
     """float32 as a sum of two bfloat16 numbers."""
     high = x.to(tl.bfloat16)
     return high, (x - high.to(tl.float32)).to(tl.bfloat16)
@@ -34,17 +34,17 @@ def halves(x):
 @triton.jit
 def dot(a, b, WAY: tl.constexpr):
     """a b of tiles of the model's type or float32, as float32."""
-    if WAY != HALVES:
+    if WAY != _HALVES:
         return tl.dot(a.to(tl.float32), b.to(tl.float32), input_precision=WAY)
     elif a.dtype == tl.float32:
-        high, low = halves(a)
+        high, low = _halves(a)
         if b.dtype == tl.float32:
-            b_high, b_low = halves(b)
+            b_high, b_low = _halves(b)
             return tl.dot(high, b_high, tl.dot(high, b_low, tl.dot(low, b_high)))
         else:
             return tl.dot(high, b, tl.dot(low, b))
     elif b.dtype == tl.float32:
-        high, low = halves(b)
+        high, low = _halves(b)
         return tl.dot(a, high, tl.dot(a, low))
     else:
         return tl.dot(a, b)
